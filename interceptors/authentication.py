@@ -1,0 +1,31 @@
+"""Finds out who calls. What counts as proof is decided by a callable."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from interceptors import current
+from interceptors._shapes import Call
+
+Identify = Callable[[Call], Awaitable[Any]]
+"""Returns the caller's identity or raises."""
+
+
+class Authentication:
+    """Sets ``current.caller``; calls that ``exempt`` names (health checks) pass without an identity."""
+
+    def __init__(self, identify: Identify, exempt: Callable[[str], bool]) -> None:
+        self._identify = identify
+        self._exempt = exempt
+
+    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """Identify the caller, then run the rest."""
+        return self._identified(call)
+
+    @asynccontextmanager
+    async def _identified(self, call: Call) -> AsyncIterator[None]:
+        if not self._exempt(call.method):
+            current.caller.set(await self._identify(call))
+        yield

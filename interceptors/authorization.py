@@ -1,0 +1,29 @@
+"""Decides whether the caller may use the method. The rule is a callable that raises to refuse."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from interceptors import current
+from interceptors._shapes import Call
+
+Decide = Callable[[str, Any], None]
+"""Takes a method's path as received and the caller's identity (None if exempt); raises to refuse."""
+
+
+class Authorization:
+    """Asks ``decide`` before the handler runs."""
+
+    def __init__(self, decide: Decide) -> None:
+        self._decide = decide
+
+    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """Decide, then run the rest."""
+        return self._decided(call)
+
+    @asynccontextmanager
+    async def _decided(self, call: Call) -> AsyncIterator[None]:
+        self._decide(call.method, current.caller.get())
+        yield

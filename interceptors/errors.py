@@ -1,0 +1,36 @@
+"""Turns every exception into a rich gRPC status; what a caller sees is decided by one callable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import grpc
+
+from interceptors._shapes import Call
+
+ToStatus = Callable[[Exception, Call], grpc.Status]
+
+
+class Errors:
+    """Ends a failed call with the status that ``to_status`` gives for its exception.
+
+    Aborts are already statuses and pass; so does cancellation, which the outer layers record and nobody swallows.
+    """
+
+    def __init__(self, to_status: ToStatus) -> None:
+        self._to_status = to_status
+
+    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """Catch what leaves the handler or an inner layer."""
+        return self._catch(call)
+
+    @asynccontextmanager
+    async def _catch(self, call: Call) -> AsyncIterator[None]:
+        try:
+            yield
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place that must see everything
+            await call.context.abort_with_status(self._to_status(error, call))

@@ -1,0 +1,1 @@
+"""The catalog: the truth about collections, documents, versions and who may read them."""

@@ -1,0 +1,93 @@
+"""The Catalog port.
+
+The catalog decides what exists and who may read it; stores only hold chunks. A document's version becomes visible
+in one transaction (:meth:`Catalog.activate_version`), after its chunks are stored, so a reader sees the old version
+or the new one and never half of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Some
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.corpus.document import Collection, Document
+from services.corpus.filter import Filter
+from services.corpus.principal import Access
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPlan:
+    """What a new version will be called, and the number of its reader set."""
+
+    version: int
+    reader_set: int
+
+
+class Catalog(Protocol):
+    """Collections, documents and access. Methods may raise Unavailable when the database does not answer.
+
+    Every method takes the tenant first; nothing of another tenant is ever returned or changed.
+    """
+
+    async def create_collection(self, collection: Collection) -> Collection:
+        """Make a collection; AlreadyExists if its name is taken in the tenant."""
+
+    async def get_collection(self, tenant: str, name: str) -> Collection | None:
+        """The collection, or None."""
+
+    async def list_collections(self, tenant: str, *, after: str = "", limit: int = 50) -> list[Collection]:
+        """Collections by name, those after ``after``."""
+
+    async def update_collection(self, collection: Collection) -> None:
+        """Replace default access and retention of an existing collection (NotFound)."""
+
+    async def delete_collection(self, tenant: str, name: str) -> int:
+        """Remove a collection and its documents' entries; return how many active documents it held."""
+
+    async def plan_version(self, tenant: str, collection: str, document_id: str, access: Access) -> VersionPlan:
+        """Reserve the next version number of a document and find (or make) the number of a reader set.
+
+        A number is never given out twice, even when a planned version is never activated.
+        """
+
+    async def activate_version(self, document: Document) -> None:
+        """Make ``document`` the current version, in one transaction; an older plan never replaces a newer one."""
+
+    async def get_document(self, tenant: str, collection: str, document_id: str) -> Document | None:
+        """The document whatever its state and readers, or None; callers check access themselves."""
+
+    async def find_readable(
+        self, tenant: str, collection: str, document_ids: Some[str], principals: frozenset[str]
+    ) -> dict[str, Document]:
+        """Those of ``document_ids`` that are active and that ``principals`` may read, by id."""
+
+    async def list_readable(
+        self,
+        tenant: str,
+        collection: str,
+        principals: frozenset[str],
+        *,
+        filter_: Filter | None = None,
+        after: str = "",
+        limit: int = 50,
+    ) -> list[Document]:
+        """Active documents that ``principals`` may read, by id, those after ``after``."""
+
+    async def count_readable(self, tenant: str, collection: str, principals: frozenset[str]) -> int:
+        """How many active documents of a collection ``principals`` may read."""
+
+    async def reader_sets(self, tenant: str, principals: frozenset[str]) -> frozenset[int]:
+        """The numbers of all reader sets of the tenant that admit ``principals``."""
+
+    async def set_access(self, tenant: str, collection: str, document_id: str, access: Access) -> int:
+        """Change who may read an active document (NotFound) and return the new reader set's number."""
+
+    async def mark_deleted(self, tenant: str, collection: str, document_id: str) -> bool:
+        """Block an active document for all reads; False if there was none."""
+
+    async def check(self) -> None:
+        """Raise Unavailable unless the catalog can be read."""
+
+    async def close(self) -> None:
+        """Release connections."""

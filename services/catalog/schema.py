@@ -1,0 +1,79 @@
+"""The catalog's tables. Times are whole microseconds since the epoch, UTC; lists and maps are JSON text."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+
+tables = MetaData()
+FORMAT = 1
+
+# SQLite gives numbers to INTEGER keys alone; elsewhere they are 64 bits wide.
+_Number = BigInteger().with_variant(Integer, "sqlite")
+
+catalog_format = Table(
+    "catalog_format",
+    tables,
+    Column("format", Integer, primary_key=True, autoincrement=False),
+)
+
+collections = Table(
+    "collections",
+    tables,
+    Column("tenant", String(128), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("embedding_model", String(256), nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("default_readers", Text, nullable=True),
+    Column("retention_days", Integer, nullable=True),
+    Column("create_time", BigInteger, nullable=False),
+)
+
+reader_sets = Table(
+    "reader_sets",
+    tables,
+    Column("number", _Number, primary_key=True, autoincrement=True),
+    Column("tenant", String(128), nullable=False),
+    # SHA-256 over the sorted principals: finding an existing set is one look-up.
+    Column("digest", String(64), nullable=False),
+    UniqueConstraint("tenant", "digest"),
+)
+
+reader_set_members = Table(
+    "reader_set_members",
+    tables,
+    Column("number", _Number, ForeignKey("reader_sets.number"), primary_key=True),
+    Column("principal", String(160), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Index("reader_set_members_by_principal", "tenant", "principal"),
+)
+
+# Kept apart from documents, so that a number that was planned is never given out again.
+version_counters = Table(
+    "version_counters",
+    tables,
+    Column("tenant", String(128), primary_key=True),
+    Column("collection", String(128), primary_key=True),
+    Column("document_id", String(128), primary_key=True),
+    Column("last_version", BigInteger, nullable=False),
+)
+
+documents = Table(
+    "documents",
+    tables,
+    Column("tenant", String(128), primary_key=True),
+    Column("collection", String(128), primary_key=True),
+    Column("document_id", String(128), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("uri", Text, nullable=False),
+    Column("media_type", String(128), nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("reader_set", _Number, ForeignKey("reader_sets.number"), nullable=False),
+    Column("owner", String(160), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("content_sha256", String(64), nullable=False),
+    Column("chunk_count", Integer, nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Column("update_time", BigInteger, nullable=False),
+    Index("documents_by_reader_set", "tenant", "collection", "reader_set"),
+)

@@ -1,0 +1,434 @@
+"""The catalog in a SQL database, over SQLAlchemy Core; SQLite is the embedded default.
+
+Statements run in worker threads: one thread writes (SQLite's WAL mode is only safe with a single writer), several
+read. A commit is durable before it is reported (synchronous=FULL).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection as Some
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, event, func, insert, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from services.catalog.ports import VersionPlan
+from services.catalog.schema import (
+    FORMAT,
+    catalog_format,
+    collections,
+    documents,
+    reader_set_members,
+    reader_sets,
+    tables,
+    version_counters,
+)
+from services.corpus.document import Collection, Document, DocumentState, MediaType
+from services.corpus.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
+from services.corpus.filter import Filter, Metadata, matches
+from services.corpus.principal import Access
+
+_T = TypeVar("_T")
+_READERS = 4
+# SQLite allows 32,766 variables in a statement, other engines fewer.
+_IN_LIMIT = 500
+
+
+class SqlCatalog:
+    """Implements the Catalog port. Make one with :meth:`open_sqlite`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalog-write")
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="catalog-read")
+
+    @classmethod
+    async def open_sqlite(cls, path: Path) -> SqlCatalog:
+        """Open, or create, the catalog in the file ``path``; FailedPrecondition if its format is not ours."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10.0, "check_same_thread": False})
+        event.listen(engine, "connect", _set_pragmas)
+        event.listen(engine, "begin", _begin)
+        catalog = cls(engine)
+        try:
+            await catalog._write(_prepare)
+        except BaseException:
+            await catalog.close()
+            raise
+        return catalog
+
+    async def close(self) -> None:
+        """See the port."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._writer.shutdown()
+        self._readers.shutdown()
+        self._engine.dispose()
+
+    async def check(self) -> None:
+        """See the port."""
+        await self._read(lambda connection: connection.execute(select(catalog_format.c.format)).all())
+
+    # --- collections ---------------------------------------------------------------------------------------------
+
+    async def create_collection(self, collection: Collection) -> Collection:
+        """See the port."""
+
+        def create(connection: Connection) -> None:
+            values = {
+                "tenant": collection.tenant,
+                "name": collection.name,
+                "embedding_model": collection.embedding_model,
+                "dimension": collection.dimension,
+                "default_readers": _dump_access(collection.default_access),
+                "retention_days": collection.retention_days,
+                "create_time": _to_micros(collection.create_time),
+            }
+            connection.execute(insert(collections).values(values))
+
+        try:
+            await self._write(create)
+        except IntegrityError:
+            raise AlreadyExists(
+                f"the collection {collection.name} exists already", metadata={"collection": collection.name}
+            ) from None
+        return collection
+
+    async def get_collection(self, tenant: str, name: str) -> Collection | None:
+        """See the port."""
+        query = select(collections).where(collections.c.tenant == tenant, collections.c.name == name)
+        row = await self._read(lambda connection: connection.execute(query).one_or_none())
+        return None if row is None else _collection(row)
+
+    async def list_collections(self, tenant: str, *, after: str = "", limit: int = 50) -> list[Collection]:
+        """See the port."""
+        query = (
+            select(collections)
+            .where(collections.c.tenant == tenant, collections.c.name > after)
+            .order_by(collections.c.name)
+            .limit(limit)
+        )
+        return [_collection(row) for row in await self._read(lambda connection: connection.execute(query).all())]
+
+    async def update_collection(self, collection: Collection) -> None:
+        """See the port."""
+        statement = (
+            update(collections)
+            .where(collections.c.tenant == collection.tenant, collections.c.name == collection.name)
+            .values(default_readers=_dump_access(collection.default_access), retention_days=collection.retention_days)
+        )
+        if await self._write(lambda connection: connection.execute(statement).rowcount) == 0:
+            raise _no_collection(collection.name)
+
+    async def delete_collection(self, tenant: str, name: str) -> int:
+        """See the port."""
+
+        def remove(connection: Connection) -> int:
+            gone = connection.execute(
+                delete(collections).where(collections.c.tenant == tenant, collections.c.name == name)
+            )
+            if gone.rowcount == 0:
+                raise _no_collection(name)
+            held = documents.c.tenant == tenant, documents.c.collection == name
+            active = select(func.count()).where(*held, documents.c.state == DocumentState.ACTIVE.value)
+            count = connection.execute(active).scalar_one()
+            connection.execute(delete(documents).where(*held))
+            return int(count)
+
+        return await self._write(remove)
+
+    # --- versions ------------------------------------------------------------------------------------------------
+
+    async def plan_version(self, tenant: str, collection: str, document_id: str, access: Access) -> VersionPlan:
+        """See the port."""
+
+        def plan(connection: Connection) -> VersionPlan:
+            counter = version_counters.c
+            key = counter.tenant == tenant, counter.collection == collection, counter.document_id == document_id
+            last = connection.execute(select(counter.last_version).where(*key)).scalar_one_or_none()
+            version = (last or 0) + 1
+            if last is None:
+                values = {"tenant": tenant, "collection": collection, "document_id": document_id}
+                connection.execute(insert(version_counters).values(**values, last_version=version))
+            else:
+                connection.execute(update(version_counters).where(*key).values(last_version=version))
+            return VersionPlan(version, _reader_set(connection, tenant, access))
+
+        return await self._write(plan)
+
+    async def activate_version(self, document: Document) -> None:
+        """See the port."""
+
+        def activate(connection: Connection) -> None:
+            key = _key(document.tenant, document.collection, document.document_id)
+            values = {
+                "version": document.version,
+                "title": document.title,
+                "uri": document.uri,
+                "media_type": document.media_type.value,
+                "metadata": json.dumps(document.metadata, ensure_ascii=False),
+                "reader_set": _reader_set(connection, document.tenant, document.access),
+                "owner": document.owner,
+                "state": document.state.value,
+                "content_sha256": document.content_sha256,
+                "chunk_count": document.chunk_count,
+                "update_time": _to_micros(document.update_time),
+            }
+            current = connection.execute(select(documents.c.version).where(*key)).scalar_one_or_none()
+            if current is None:
+                names = {"tenant": document.tenant, "collection": document.collection}
+                connection.execute(
+                    insert(documents).values(
+                        **names,
+                        document_id=document.document_id,
+                        create_time=_to_micros(document.create_time),
+                        **values,
+                    )
+                )
+            elif current < document.version:
+                connection.execute(update(documents).where(*key).values(values))
+
+        await self._write(activate)
+
+    async def get_document(self, tenant: str, collection: str, document_id: str) -> Document | None:
+        """See the port."""
+
+        def get(connection: Connection) -> list[Document]:
+            return _load(connection, select(documents).where(*_key(tenant, collection, document_id)))
+
+        return next(iter(await self._read(get)), None)
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    async def find_readable(
+        self, tenant: str, collection: str, document_ids: Some[str], principals: frozenset[str]
+    ) -> dict[str, Document]:
+        """See the port."""
+
+        def find(connection: Connection) -> dict[str, Document]:
+            found: dict[str, Document] = {}
+            for some in _batches(document_ids):
+                query = _readable(tenant, collection, principals).where(documents.c.document_id.in_(some))
+                found.update({document.document_id: document for document in _load(connection, query)})
+            return found
+
+        return await self._read(find)
+
+    async def list_readable(
+        self,
+        tenant: str,
+        collection: str,
+        principals: frozenset[str],
+        *,
+        filter_: Filter | None = None,
+        after: str = "",
+        limit: int = 50,
+    ) -> list[Document]:
+        """See the port."""
+
+        def find(connection: Connection) -> list[Document]:
+            found: list[Document] = []
+            last = after
+            while len(found) < limit:
+                query = _readable(tenant, collection, principals).where(documents.c.document_id > last)
+                page = _load(connection, query.order_by(documents.c.document_id).limit(max(limit, 200)))
+                if not page:
+                    break
+                found.extend(document for document in page if matches(filter_, document.metadata))
+                last = page[-1].document_id
+            return found[:limit]
+
+        return await self._read(find)
+
+    async def count_readable(self, tenant: str, collection: str, principals: frozenset[str]) -> int:
+        """See the port."""
+        query = select(func.count()).select_from(_readable(tenant, collection, principals).subquery())
+        return int(await self._read(lambda connection: connection.execute(query).scalar_one()))
+
+    async def reader_sets(self, tenant: str, principals: frozenset[str]) -> frozenset[int]:
+        """See the port."""
+        return frozenset(
+            await self._read(lambda connection: connection.execute(_admitting(tenant, principals)).scalars().all())
+        )
+
+    # --- changing ------------------------------------------------------------------------------------------------
+
+    async def set_access(self, tenant: str, collection: str, document_id: str, access: Access) -> int:
+        """See the port."""
+
+        def change(connection: Connection) -> int:
+            number = _reader_set(connection, tenant, access)
+            changed = connection.execute(
+                update(documents)
+                .where(*_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
+                .values(reader_set=number, update_time=_to_micros(datetime.now(UTC)))
+            )
+            if changed.rowcount == 0:
+                raise NotFound("no such document", metadata={"document_id": document_id})
+            return number
+
+        return await self._write(change)
+
+    async def mark_deleted(self, tenant: str, collection: str, document_id: str) -> bool:
+        """See the port."""
+        statement = (
+            update(documents)
+            .where(*_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
+            .values(state=DocumentState.DELETED.value, update_time=_to_micros(datetime.now(UTC)))
+        )
+        return await self._write(lambda connection: connection.execute(statement).rowcount) > 0
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    async def _read(self, work: Callable[[Connection], _T]) -> _T:
+        return await self._run(self._readers, work)
+
+    async def _write(self, work: Callable[[Connection], _T]) -> _T:
+        return await self._run(self._writer, work)
+
+    async def _run(self, executor: ThreadPoolExecutor, work: Callable[[Connection], _T]) -> _T:
+        def run() -> _T:
+            with self._engine.begin() as connection:
+                return work(connection)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, run)
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            raise Unavailable("the catalog did not answer", metadata={"dependency": "catalog"}) from error
+
+
+def _set_pragmas(connection: Any, _record: Any) -> None:
+    # The driver must not begin transactions by itself: `_begin` does, in the mode that a writer needs.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _prepare(connection: Connection) -> None:
+    tables.create_all(connection)
+    found = connection.execute(select(catalog_format.c.format)).scalar_one_or_none()
+    if found is None:
+        connection.execute(insert(catalog_format).prefix_with("OR IGNORE").values(format=FORMAT))
+    elif found != FORMAT:
+        raise FailedPrecondition(f"the catalog has format {found}, this release reads format {FORMAT}")
+
+
+def _key(tenant: str, collection: str, document_id: str) -> tuple[Any, Any, Any]:
+    return (
+        documents.c.tenant == tenant,
+        documents.c.collection == collection,
+        documents.c.document_id == document_id,
+    )
+
+
+def _admitting(tenant: str, principals: frozenset[str]) -> Select[Any]:
+    members = reader_set_members.c
+    return select(members.number).where(members.tenant == tenant, members.principal.in_(sorted(principals))).distinct()
+
+
+def _readable(tenant: str, collection: str, principals: frozenset[str]) -> Select[Any]:
+    return select(documents).where(
+        documents.c.tenant == tenant,
+        documents.c.collection == collection,
+        documents.c.state == DocumentState.ACTIVE.value,
+        documents.c.reader_set.in_(_admitting(tenant, principals)),
+    )
+
+
+def _reader_set(connection: Connection, tenant: str, access: Access) -> int:
+    readers = sorted(access.readers)
+    digest = hashlib.sha256("\n".join(readers).encode()).hexdigest()
+    sets = reader_sets.c
+    number = connection.execute(
+        select(sets.number).where(sets.tenant == tenant, sets.digest == digest)
+    ).scalar_one_or_none()
+    if number is None:
+        made = connection.execute(insert(reader_sets).values(tenant=tenant, digest=digest))
+        number = (made.inserted_primary_key or (0,))[0]
+        if readers:
+            rows = [{"number": number, "principal": principal, "tenant": tenant} for principal in readers]
+            connection.execute(insert(reader_set_members), rows)
+    return int(number)
+
+
+def _load(connection: Connection, query: Select[Any]) -> list[Document]:
+    rows = connection.execute(query).all()
+    members: dict[int, set[str]] = {}
+    for some in _batches({row.reader_set for row in rows}):
+        found = select(reader_set_members).where(reader_set_members.c.number.in_(some))
+        for member in connection.execute(found):
+            members.setdefault(member.number, set()).add(member.principal)
+    return [_document(row, Access(frozenset(members.get(row.reader_set, ())))) for row in rows]
+
+
+def _document(row: Row[Any], access: Access) -> Document:
+    return Document(
+        tenant=row.tenant,
+        collection=row.collection,
+        document_id=row.document_id,
+        version=row.version,
+        title=row.title,
+        uri=row.uri,
+        media_type=MediaType(row.media_type),
+        metadata=_parse_metadata(row.metadata),
+        access=access,
+        owner=row.owner,
+        state=DocumentState(row.state),
+        content_sha256=row.content_sha256,
+        chunk_count=row.chunk_count,
+        create_time=_from_micros(row.create_time),
+        update_time=_from_micros(row.update_time),
+    )
+
+
+def _collection(row: Row[Any]) -> Collection:
+    return Collection(
+        tenant=row.tenant,
+        name=row.name,
+        embedding_model=row.embedding_model,
+        dimension=row.dimension,
+        default_access=None if row.default_readers is None else Access(frozenset(json.loads(row.default_readers))),
+        retention_days=row.retention_days,
+        create_time=_from_micros(row.create_time),
+    )
+
+
+def _no_collection(name: str) -> NotFound:
+    return NotFound(f"there is no collection {name}", reason="COLLECTION_NOT_FOUND", metadata={"collection": name})
+
+
+def _parse_metadata(text: str) -> Metadata:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}
+
+
+def _dump_access(access: Access | None) -> str | None:
+    return None if access is None else json.dumps(sorted(access.readers))
+
+
+def _to_micros(time: datetime) -> int:
+    return round(time.timestamp() * 1_000_000)
+
+
+def _from_micros(micros: int) -> datetime:
+    return datetime.fromtimestamp(micros / 1_000_000, UTC)
+
+
+def _batches(items: Some[Any]) -> Iterator[Sequence[Any]]:
+    pending = iter(sorted(items))
+    while some := list(islice(pending, _IN_LIMIT)):
+        yield some

@@ -1,0 +1,1 @@
+"""The generation service: cited answers from given passages, over several LLM endpoints."""

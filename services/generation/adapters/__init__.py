@@ -1,0 +1,1 @@
+"""Answer endpoints: the embedded extractive one, OpenAI-compatible servers, and a scripted one for tests."""

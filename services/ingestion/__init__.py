@@ -1,0 +1,1 @@
+"""The ingestion service: documents in, searchable passages out."""

@@ -1,0 +1,113 @@
+"""The states behind ``grpc.health.v1``: who serves, and who wants to know when that changes.
+
+Each watcher has a slot that holds only the latest value. Setting a status fills slots and never waits, so a watcher
+that reads slowly, or never, holds up nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+
+
+class ServingStatus(Enum):
+    """The statuses of the health protocol; UNKNOWN is what a watcher of an unknown service sees."""
+
+    SERVING = 1
+    NOT_SERVING = 2
+    UNKNOWN = 3
+
+
+class Watcher:
+    """A slot for the latest status of one service."""
+
+    def __init__(self) -> None:
+        self._latest: ServingStatus | None = None
+        self._seen: ServingStatus | None = None
+        self._filled = asyncio.Event()
+        self._closed = False
+
+    def put(self, status: ServingStatus) -> None:
+        """Replace the value that has not been read yet."""
+        self._latest = status
+        self._filled.set()
+
+    def close(self) -> None:
+        """End the watch once the latest value has been read."""
+        self._closed = True
+        self._filled.set()
+
+    async def next(self) -> ServingStatus | None:
+        """Wait for a status that differs from the last one returned; None when the watch has ended."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            if self._latest is not None and self._latest is not self._seen:
+                self._seen = self._latest
+                if self._closed:
+                    self._filled.set()
+                return self._seen
+            if self._closed:
+                return None
+
+
+class HealthBoard:
+    """The serving status of each named service, all NOT_SERVING until told otherwise."""
+
+    def __init__(self, names: tuple[str, ...], *, max_watchers: int = 256) -> None:
+        self._statuses = dict.fromkeys(names, ServingStatus.NOT_SERVING)
+        self._watchers: dict[str, set[Watcher]] = {}
+        self._watching = 0
+        self._max_watchers = max_watchers
+        self._final = False
+
+    def status(self, name: str) -> ServingStatus | None:
+        """The status of ``name``, or None for a name that is not served here."""
+        return self._statuses.get(name)
+
+    def statuses(self) -> dict[str, ServingStatus]:
+        """A copy of all statuses."""
+        return dict(self._statuses)
+
+    def set(self, name: str, status: ServingStatus) -> None:
+        """Change one status and tell its watchers; ignored once :meth:`end` was called."""
+        if self._final or self._statuses[name] is status:
+            return
+        self._statuses[name] = status
+        for watcher in self._watchers.get(name, ()):
+            watcher.put(status)
+
+    def set_all(self, status: ServingStatus) -> None:
+        """Change every status."""
+        for name in self._statuses:
+            self.set(name, status)
+
+    def end(self) -> None:
+        """Set everything to NOT_SERVING for good."""
+        self.set_all(ServingStatus.NOT_SERVING)
+        self._final = True
+
+    def close_watchers(self) -> None:
+        """End all watches, each after its last value."""
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                watcher.close()
+
+    def watch(self, name: str) -> Watcher | None:
+        """Begin to watch ``name``, which may be unknown; None when there are too many watchers already."""
+        if self._watching >= self._max_watchers:
+            return None
+        watcher = Watcher()
+        watcher.put(self._statuses.get(name, ServingStatus.UNKNOWN))
+        self._watchers.setdefault(name, set()).add(watcher)
+        self._watching += 1
+        return watcher
+
+    def unwatch(self, name: str, watcher: Watcher) -> None:
+        """Forget a watcher."""
+        watchers = self._watchers.get(name)
+        if watchers is not None and watcher in watchers:
+            watchers.remove(watcher)
+            self._watching -= 1
+            if not watchers:
+                del self._watchers[name]

@@ -1,0 +1,73 @@
+"""The gate: nothing that a store found goes on before the catalog has agreed.
+
+It fails closed: an error of the catalog is the query's error. What it admits is decided before scores are normalised,
+so that neither a chunk nor a score tells a caller about documents that it may not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection as Some
+from collections.abc import Mapping
+
+from services.catalog.ports import Catalog
+from services.corpus.document import Document
+from services.corpus.filter import Filter, matches
+from services.corpus.principal import Caller
+from services.retrieval.result import ChunkKey
+
+# Databases bound the number of parameters of one statement.
+_BATCH = 500
+
+
+class Gate:
+    """Decides, for one request, which chunks its caller may see. A document is looked up once."""
+
+    def __init__(self, catalog: Catalog, caller: Caller, filter_: Filter | None) -> None:
+        self._catalog = catalog
+        self._caller = caller
+        self._filter = filter_
+        self._documents: dict[tuple[str, str], Document | None] = {}
+        self._admitted: dict[ChunkKey, Document] = {}
+
+    @property
+    def admitted(self) -> Mapping[ChunkKey, Document]:
+        """The chunks admitted so far, with their documents."""
+        return self._admitted
+
+    async def check(self, keys: Some[ChunkKey]) -> None:
+        """Look up the documents of ``keys`` and admit what passes.
+
+        A chunk passes when its document is active and readable, its version is the document's current one, and the
+        document's metadata satisfy the filter.
+        """
+        unknown: dict[str, set[str]] = {}
+        for key in keys:
+            if (key.collection, key.document_id) not in self._documents:
+                unknown.setdefault(key.collection, set()).add(key.document_id)
+        for collection, document_ids in unknown.items():
+            await self._look_up(collection, sorted(document_ids))
+        for key in keys:
+            document = self._documents[key.collection, key.document_id]
+            if document is not None and document.version == key.version:
+                self._admitted[key] = document
+
+    async def chunks_in_reach(self, collection: str, most: int) -> int | None:
+        """How many chunks of a collection could be admitted, or None if they belong to more than ``most`` documents.
+
+        It tells a search with a narrow filter when it has found everything there is.
+        """
+        caller = self._caller
+        documents = await self._catalog.list_readable(
+            caller.tenant, collection, caller.principals, filter_=self._filter, limit=most + 1
+        )
+        return sum(document.chunk_count for document in documents) if len(documents) <= most else None
+
+    async def _look_up(self, collection: str, document_ids: list[str]) -> None:
+        caller = self._caller
+        for first in range(0, len(document_ids), _BATCH):
+            batch = document_ids[first : first + _BATCH]
+            readable = await self._catalog.find_readable(caller.tenant, collection, batch, caller.principals)
+            for document_id in batch:
+                document = readable.get(document_id)
+                passes = document is not None and matches(self._filter, document.metadata)
+                self._documents[collection, document_id] = document if passes else None

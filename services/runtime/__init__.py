@@ -1,0 +1,1 @@
+"""What every server process shares: settings base, server assembly, channels, telemetry and wire conversions."""

@@ -1,0 +1,54 @@
+"""Structured logs on stderr: one event per line, as JSON or, for people, on a console."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from interceptors import current
+from services.runtime.settings import LogOptions
+
+
+def configure(options: LogOptions) -> None:
+    """Send structlog's events and the standard library's to stderr in one form. Call once per process."""
+    as_json = options.format == "json" or (options.format == "auto" and not sys.stderr.isatty())
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        _add_request_id,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[structlog.types.Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        if as_json
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(options.level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(options.level.upper())
+    # Libraries that narrate every request, or that retry in the background and say so each time.
+    for name in ("httpx", "httpcore", "chromadb", "pypdf", "opentelemetry.exporter.otlp"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _add_request_id(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if request_id := current.request_id.get():
+        event.setdefault("request_id", request_id)
+    return event

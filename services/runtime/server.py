@@ -1,0 +1,224 @@
+"""The one server assembly: every service and every test is served by what stands here.
+
+A :class:`Service` is what a service's own assembly makes: its servicers, what it needs to be ready, and what must be
+closed. :class:`Server` puts the interceptor chain, health, reflection and drain around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import structlog
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from opentelemetry.trace import Tracer
+
+from interceptors._shapes import Call
+from interceptors.authentication import Authentication
+from interceptors.authorization import Authorization
+from interceptors.chain import Position, build
+from interceptors.deadline import Deadline
+from interceptors.errors import Errors
+from interceptors.metrics import Metrics
+from interceptors.tracing import Tracing
+from services.corpus.errors import DeadlineExceeded, NotYetImplemented
+from services.resilience.health import HealthBoard, ServingStatus
+from services.runtime import health
+from services.runtime.identity import development_identity
+from services.runtime.settings import ConfigurationError, Settings, is_loopback
+from services.runtime.status import to_status
+from services.runtime.telemetry import CallMetrics
+from services.security.permissions import Authorizer, rule_table
+
+REFLECTION_SERVICES = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
+READINESS = "readiness"
+_READINESS_INTERVAL = 1.0
+_READINESS_TIMEOUT = 5.0
+_log = structlog.get_logger(__name__)
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service, ready to be served.
+
+    ``register`` adds its servicers to a server; ``descriptors`` are the contract's services that they implement.
+    ``ready`` raises while something that the service cannot do without is missing. ``close`` runs after the last
+    call has ended. ``deadline_cap`` is the longest that a call without a deadline may take, in seconds.
+    """
+
+    name: str
+    descriptors: Sequence[ServiceDescriptor]
+    register: Callable[[grpc.aio.Server], None]
+    ready: Callable[[], Awaitable[None]]
+    close: Callable[[], Awaitable[None]]
+    deadline_cap: float = 60.0
+    max_request_bytes: int = 4 * MIB
+
+
+@dataclass
+class Server:
+    """Serves one :class:`Service` on one address.
+
+    The life of a server is ``start`` → (serving) → ``drain``. Starting raises ConfigurationError when the address
+    is taken or would expose the development identity to the network.
+    """
+
+    service: Service
+    settings: Settings
+    tracer: Tracer | None = None
+    metrics: CallMetrics = field(default_factory=CallMetrics)
+    port: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        names = tuple(descriptor.full_name for descriptor in self.service.descriptors)
+        self.board = HealthBoard(("", READINESS, *names))
+        self._health = health.HealthServicer(self.board)
+        self._readiness: asyncio.Task[None] | None = None
+        self._socket: Path | None = None
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, address: str) -> None:
+        """Bind ``address`` (``host:port``, port 0 for any, or ``unix:/path``) and begin to serve."""
+        if not is_loopback(address):
+            raise ConfigurationError(
+                f"{self.service.name}: will not listen on {address}: without authentication only loopback addresses "
+                "and unix sockets are served"
+            )
+        server = self._build(address)
+        if address.startswith("unix:"):
+            self._prepare_socket(Path(address.removeprefix("unix:")))
+        try:
+            self.port = server.add_insecure_port(address)
+        except RuntimeError:
+            raise ConfigurationError(
+                f"{self.service.name}: cannot listen on {address}: the address is already in use "
+                "(is another groundwire running? `groundwire status` shows it)"
+            ) from None
+        await server.start()
+        if self._socket is not None:
+            self._socket.chmod(0o600)
+        self._server = server
+        for name in self.board.statuses():
+            if name != READINESS:
+                self.board.set(name, ServingStatus.SERVING)
+        self._readiness = asyncio.create_task(self._follow_readiness())
+        _log.info("serving", service=self.service.name, address=address, port=self.port)
+
+    async def drain(self, *, delay: float | None = None, grace: float | None = None) -> None:
+        """Stop without losing an accepted call.
+
+        Health says NOT_SERVING, so that callers go elsewhere; after ``delay`` seconds no new call is accepted;
+        those in flight get ``grace`` seconds to end; then everything that the service held is closed.
+        """
+        if self._server is None:
+            return
+        options = self.settings.drain
+        if self._readiness is not None:
+            self._readiness.cancel()
+        self.board.end()
+        await asyncio.sleep(options.delay if delay is None else delay)
+        # A watch never ends by itself: without this every drain would last as long as its grace.
+        await self._health.end_watches(patience=0.5)
+        await self._server.stop(options.grace if grace is None else grace)
+        await self.service.close()
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+        self._server = None
+        _log.info("stopped", service=self.service.name)
+
+    def _build(self, address: str) -> grpc.aio.Server:
+        service = self.service
+        with_reflection = self.settings.reflection if self.settings.reflection is not None else is_loopback(address)
+        open_services = frozenset({health.SERVICE, *(REFLECTION_SERVICES if with_reflection else ())})
+        rules = rule_table(service.descriptors)
+        authorizer = Authorizer(rules, open_services=open_services)
+        watches = {path for path, rule in rules.items() if rule.streaming and "/Watch" in path}
+
+        def cap(method: str) -> float | None:
+            return None if method in watches or authorizer.is_open(method) else service.deadline_cap
+
+        chain = build(
+            [
+                (Position.TRACING, Tracing(self.tracer)),
+                (Position.METRICS, Metrics(self.metrics.record)),
+                (Position.ERRORS, Errors(to_status)),
+                (Position.DEADLINE, Deadline(cap, lambda: DeadlineExceeded("the call's time ran out"))),
+                (
+                    Position.AUTHENTICATION,
+                    Authentication(development_identity(self.settings.development), authorizer.is_open),
+                ),
+                (Position.AUTHORIZATION, Authorization(authorizer.decide)),
+            ],
+            _refuse_unknown,
+        )
+        server = grpc.aio.server(interceptors=[chain], options=_server_options(service.max_request_bytes))
+        service.register(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if with_reflection:
+            reflection.enable_server_reflection(
+                [*(d.full_name for d in service.descriptors), health.SERVICE, *REFLECTION_SERVICES], server
+            )
+        return server
+
+    def _prepare_socket(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists():
+            if _answers(path):
+                raise ConfigurationError(f"{self.service.name}: cannot listen on {path}: another process does")
+            path.unlink()  # left behind by a process that was killed
+        self._socket = path
+
+    async def _follow_readiness(self) -> None:
+        was: str | None = ""
+        while True:
+            problem: str | None = None
+            try:
+                async with asyncio.timeout(_READINESS_TIMEOUT):
+                    await self.service.ready()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the service is not ready
+                problem = str(error) or type(error).__name__
+            self.board.set(READINESS, ServingStatus.NOT_SERVING if problem else ServingStatus.SERVING)
+            if problem != was:
+                was = problem
+                log = _log.warning if problem else _log.info
+                log("not ready" if problem else "ready", service=self.service.name, reason=problem)
+            await asyncio.sleep(_READINESS_INTERVAL if problem is None else _READINESS_INTERVAL / 5)
+
+
+async def _refuse_unknown(_call: Call) -> None:
+    # Authorization refuses unknown paths already; this is what remains if it ever would not.
+    raise NotYetImplemented("no such method")
+
+
+def _answers(path: Path) -> bool:
+    import socket  # noqa: PLC0415 - only here
+
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        return probe.connect_ex(os.fspath(path)) == 0
+
+
+def _server_options(max_request_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", max_request_bytes),
+        ("grpc.max_send_message_length", 64 * MIB),
+        ("grpc.max_metadata_size", 16 * 1024),
+        ("grpc.max_concurrent_streams", 1000),
+        # Connections that say nothing must not stay open for ever: gRPC's defaults have no limit.
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_connection_idle_ms", 300_000),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 4),
+        # Two servers on one port would share its connections at random; a taken port must be an error.
+        ("grpc.so_reuseport", 0),
+    ]

@@ -1,0 +1,195 @@
+"""Settings: from a TOML file and the environment, checked once at start and frozen.
+
+Precedence: environment (``GROUNDWIRE_RETRIEVAL__TOP_K=20``, nested with two underscores) over file
+(``[retrieval] top_k = 20``) over defaults. A value that does not fit, or a name that nobody knows, stops the start
+with its name and the reason: a typing error in a security setting must never be silent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "GROUNDWIRE_"
+CONFIG_VARIABLE = "GROUNDWIRE_CONFIG"
+SERVICES = ("query", "ingestion", "retrieval", "generation", "audit", "monitoring", "store")
+# sun_path holds 108 bytes; the rest is for the scheme and a margin.
+_MAX_SOCKET_PATH = 100
+
+
+class ConfigurationError(Exception):
+    """The settings cannot be used; the message has one line per problem, each with the setting's name."""
+
+
+class Options(BaseModel):
+    """Base of one section's settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Addresses(Options):
+    """Where each service listens, and where the others find it: ``host:port`` or ``unix:/path``."""
+
+    query: str = "127.0.0.1:50050"
+    ingestion: str = "127.0.0.1:50051"
+    retrieval: str = "127.0.0.1:50052"
+    generation: str = "127.0.0.1:50053"
+    audit: str = "127.0.0.1:50054"
+    monitoring: str = "127.0.0.1:50055"
+    store: str = Field("", description="Empty: a unix socket that belongs to the data directory.")
+
+
+class LogOptions(Options):
+    """How logs look."""
+
+    format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON.")
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class DrainOptions(Options):
+    """How a service stops."""
+
+    delay: float = Field(0.5, ge=0, le=120, description="Seconds between NOT_SERVING and the first refused call.")
+    grace: float = Field(30.0, ge=0, le=600, description="Seconds that calls in flight may still take.")
+
+
+class DevelopmentOptions(Options):
+    """Who every caller is while authentication is not configured. Only served on loopback and unix sockets."""
+
+    tenant: str = "default"
+    subject: str = "developer"
+    groups: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ("admin",)
+
+
+class Settings(BaseSettings):
+    """What every service shares; each service's own settings add one section."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="ignore", env_ignore_empty=False
+    )
+
+    data_dir: Path = Field(
+        default_factory=lambda: _data_home() / "groundwire", description="Where everything durable is kept."
+    )
+    addresses: Addresses = Addresses()
+    log: LogOptions = LogOptions()
+    drain: DrainOptions = DrainOptions()
+    development: DevelopmentOptions = DevelopmentOptions()
+    models_dir: Path | None = Field(None, description="Where model weights are looked for first.")
+    reflection: bool | None = Field(None, description="Server reflection; unset: on loopback only.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes before what :func:`load` read from the file and passes as arguments."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    def address(self, service: str) -> str:
+        """Where ``service`` is found."""
+        if service == "store" and not self.addresses.store:
+            return f"unix:{socket_path(self.data_dir, 'store')}"
+        return str(getattr(self.addresses, service))
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return self.model_copy(update=changes)
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def load(settings_class: type[AnySettings], config_file: Path | None = None) -> AnySettings:
+    """Read settings from ``config_file`` (or ``GROUNDWIRE_CONFIG``) and the environment.
+
+    Raises ConfigurationError with every problem, each with the name under which it was set.
+    """
+    environ = os.environ
+    named = config_file or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    from_file = _read(named) if named else {}
+    known = {*Settings.model_fields, *SERVICES}
+    problems = [f"{named}: {name}: no such setting" for name in from_file if name not in known]
+    problems += [
+        f"{variable}: no such setting"
+        for variable in environ
+        if variable.startswith(PREFIX)
+        and variable != CONFIG_VARIABLE
+        and variable.removeprefix(PREFIX).split("__")[0].lower() not in known
+    ]
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    try:
+        return settings_class(**from_file)
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_describe(error, environ, named))) from None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only programs on this machine can reach ``address``."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def socket_path(data_dir: Path, name: str) -> Path:
+    """A unix socket's path inside ``data_dir``, or in a private temporary directory where that would be too long."""
+    path = data_dir.absolute() / f"{name}.sock"
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+        return path
+    digest = hashlib.sha256(os.fsencode(data_dir.absolute())).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"groundwire-{os.getuid()}" / f"{digest}-{name}.sock"
+
+
+def otlp_configured() -> bool:
+    """Whether the standard OTEL_* variables ask for traces over OTLP."""
+    environ = os.environ
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return False
+    return any(environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+
+
+def _data_home() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: is not valid TOML: {error}") from None
+
+
+def _describe(error: ValidationError, environ: Mapping[str, str], file: Path | None) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        path = [str(part) for part in problem["loc"]]
+        variable = PREFIX + "__".join(path).upper()
+        # The environment may set a whole section at once, as JSON.
+        from_environment = any(PREFIX + "__".join(path[:n]).upper() in environ for n in range(1, len(path) + 1))
+        lines.append(f"{variable if from_environment or not file else f'{file}: ' + '.'.join(path)}: {problem['msg']}")
+    return lines

@@ -1,0 +1,159 @@
+"""Domain errors to gRPC statuses and back: one table, which a test proves total.
+
+Every status carries google.rpc details: ErrorInfo always, BadRequest with each violated field, RetryInfo where
+trying again makes sense. Nothing of an unexpected exception leaves the process except a request id.
+"""
+
+from __future__ import annotations
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from groundwire.common.v1 import error_reason_pb2
+from interceptors._shapes import REQUEST_ID_KEY, Call
+from services.corpus.errors import (
+    AlreadyExists,
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    GroundwireError,
+    InvalidRequest,
+    NotFound,
+    NotYetImplemented,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+
+DOMAIN = "groundwire"
+_PREFIX = "ERROR_REASON_"
+_log = structlog.get_logger(__name__)
+
+CODES: dict[type[GroundwireError], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    FailedPrecondition: grpc.StatusCode.FAILED_PRECONDITION,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    ResourceExhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+    DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    NotYetImplemented: grpc.StatusCode.UNIMPLEMENTED,
+    DataLoss: grpc.StatusCode.DATA_LOSS,
+}
+
+
+def code_of(error: GroundwireError) -> grpc.StatusCode:
+    """The status code of a domain error: that of its nearest class in the table."""
+    return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), grpc.StatusCode.INTERNAL)
+
+
+def to_status(error: Exception, call: Call) -> grpc.Status:
+    """The status that a caller gets for ``error``; unexpected ones are logged and shown as INTERNAL."""
+    if isinstance(error, GroundwireError):
+        code, message, reason, metadata = code_of(error), error.message, error.reason, error.metadata
+    else:
+        _log.error("call failed unexpectedly", method=call.method, exc_info=error)
+        code, message, reason = (
+            grpc.StatusCode.INTERNAL,
+            "internal error; the request id finds it in the logs",
+            "INTERNAL",
+        )
+        metadata = {"request_id": call.request_id}
+    details: list[AnyMessage] = [_pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))]
+    if isinstance(error, InvalidRequest):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)
+            for violation in error.violations
+        ]
+        details.append(_pack(error_details_pb2.BadRequest(field_violations=violations)))
+    if isinstance(error, Unavailable | ResourceExhausted):
+        delay = Duration()
+        delay.FromMilliseconds(max(1, round(error.retry_after * 1000)))
+        details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+    status: grpc.Status = rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=details))
+    # abort_with_status replaces the trailing metadata: the request id has to be put in again.
+    return _Status(status.code, status.details, (*status.trailing_metadata, (REQUEST_ID_KEY, call.request_id)))
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError, dependency: str) -> GroundwireError:
+    """What a failed call to another service means here.
+
+    What that service said about the caller's own request (a wrong field, an unknown collection) is passed on as it
+    is; a failure of the service itself becomes Unavailable with the dependency's name.
+    """
+    code = error.code()
+    info, violations, retry_after = _details(error)
+    reason = info.reason if info.domain == DOMAIN else ""
+    message = error.details() or "" if reason else ""
+    metadata = dict(info.metadata)
+    match code:
+        case grpc.StatusCode.INVALID_ARGUMENT if violations:
+            return InvalidRequest(violations)
+        case grpc.StatusCode.NOT_FOUND if reason:
+            return NotFound(message, reason=reason, metadata=metadata)
+        case grpc.StatusCode.FAILED_PRECONDITION if reason:
+            return FailedPrecondition(message, reason=reason, metadata=metadata)
+        case grpc.StatusCode.ALREADY_EXISTS if reason:
+            return AlreadyExists(message, reason=reason, metadata=metadata)
+        case grpc.StatusCode.PERMISSION_DENIED if reason:
+            return PermissionDenied(message, reason=reason, metadata=metadata)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceeded(f"the {dependency} service did not answer in time")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if reason:
+            return ResourceExhausted(message, retry_after=retry_after, reason=reason)
+        case grpc.StatusCode.UNAVAILABLE if reason:
+            return Unavailable(message, retry_after=retry_after, reason=reason, metadata=metadata)
+        case _:
+            _log.warning("dependency failed", dependency=dependency, code=code.name)
+            return Unavailable(
+                f"the {dependency} service did not answer", retry_after=retry_after, metadata={"dependency": dependency}
+            )
+
+
+def reasons() -> frozenset[str]:
+    """Every reason that the contract knows, without its prefix."""
+    return frozenset(name.removeprefix(_PREFIX) for name, _ in error_reason_pb2.ErrorReason.items())
+
+
+class _Status(grpc.Status):
+    """A status with trailing metadata; grpc_status has one of its own that cannot be made with more."""
+
+    def __init__(
+        self, code: grpc.StatusCode, details: str, trailing_metadata: tuple[tuple[str, str | bytes], ...]
+    ) -> None:
+        self.code = code
+        self.details = details
+        self.trailing_metadata = trailing_metadata
+
+
+def _pack(message: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed
+
+
+def _details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo, list[FieldViolation], float]:
+    info = error_details_pb2.ErrorInfo()
+    violations: list[FieldViolation] = []
+    retry_after = 1.0
+    for key, value in error.trailing_metadata() or ():
+        if key != "grpc-status-details-bin" or not isinstance(value, bytes):
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+            if detail.Unpack(bad_request):
+                violations = [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
+            elif detail.Unpack(retry_info):
+                retry_after = retry_info.retry_delay.ToMilliseconds() / 1000
+            else:
+                detail.Unpack(info)
+    return info, violations, retry_after

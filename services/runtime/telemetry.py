@@ -1,0 +1,77 @@
+"""Traces and metrics of one process, exported over OTLP when the standard OTEL_* variables say so.
+
+Spans are queued and sent from a thread of the SDK's: a collector that is slow, or not there, costs a bounded queue
+and never a call. Without a configured endpoint no span is made at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Tracer
+
+from services.runtime.settings import otlp_configured
+
+# How long a stopping process waits for its last spans to be taken.
+_FLUSH_SECONDS = 2.0
+_EXPORT_SECONDS = 5
+# The bounds of OpenTelemetry's rpc.server.call.duration histogram, in seconds.
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+
+
+@dataclass
+class CallStatistics:
+    """How often a method ended with a status, and how long it took."""
+
+    count: int = 0
+    total_seconds: float = 0.0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+
+
+class CallMetrics:
+    """``rpc.server.call.duration`` by method and status, as a histogram in memory."""
+
+    def __init__(self) -> None:
+        self.by_method: dict[tuple[str, str], CallStatistics] = {}
+
+    def record(self, method: str, code: str, seconds: float) -> None:
+        """Count one ended call."""
+        statistics = self.by_method.get((method, code))
+        if statistics is None:
+            statistics = self.by_method[method, code] = CallStatistics()
+        statistics.count += 1
+        statistics.total_seconds += seconds
+        statistics.buckets[next((i for i, bound in enumerate(BUCKETS) if seconds <= bound), len(BUCKETS))] += 1
+
+
+class Telemetry:
+    """The process's exporter, and a tracer for each service that runs in it."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+        self._processor: BatchSpanProcessor | None = None
+        if otlp_configured():
+            self._processor = BatchSpanProcessor(OTLPSpanExporter(timeout=_EXPORT_SECONDS))
+
+    def tracer(self, service: str) -> Tracer | None:
+        """A tracer whose spans carry ``service.name = groundwire-<service>``; None when traces go nowhere."""
+        if self._processor is None:
+            return None
+        resource = Resource.create({"service.name": f"groundwire-{service}", "service.version": self._version})
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(self._processor)
+        return provider.get_tracer("groundwire", self._version)
+
+    async def close(self) -> None:
+        """Send what is queued, for a bounded time: an unreachable collector must not hold up a stop."""
+        if self._processor is None:
+            return
+        flushed = asyncio.get_running_loop().run_in_executor(
+            None, self._processor.force_flush, int(_FLUSH_SECONDS * 1000)
+        )
+        await asyncio.wait([flushed], timeout=_FLUSH_SECONDS)

@@ -1,0 +1,142 @@
+"""A vector store in dictionaries: exact cosine and exact BM25, for tests (as the oracle) and throw-away runs.
+
+Everything is computed by brute force on the caller's thread, so it suits thousands of chunks, not millions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from services.vectorstores.checks import check_chunks, check_query_vector
+from services.vectorstores.ports import FetchedChunk, Partition, StoreCapabilities, StoredChunk, StoreHit, Vector
+
+# The constants that tantivy has built in, so that both lexical engines rank alike.
+BM25_K1 = 1.2
+BM25_B = 0.75
+
+
+@dataclass
+class _Shelf:
+    """One partition: its dimension is fixed by the first chunks and forgotten with the partition."""
+
+    dimension: int
+    chunks: dict[str, StoredChunk] = field(default_factory=dict)
+
+
+class MemoryVectorStore:
+    """Implements the VectorStore port in memory; nothing survives the process."""
+
+    def __init__(self) -> None:
+        self._shelves: dict[Partition, _Shelf] = {}
+
+    async def upsert_chunks(self, partition: Partition, chunks: Sequence[StoredChunk]) -> None:
+        """Store chunks, replacing those of the same id (the last one wins within a call)."""
+        if not chunks:
+            return
+        shelf = self._shelves.get(partition)
+        dimension = check_chunks(chunks, shelf.dimension if shelf else None)
+        if shelf is None:
+            shelf = self._shelves[partition] = _Shelf(dimension)
+        for chunk in chunks:
+            # A copy: the caller may go on writing to its array.
+            shelf.chunks[chunk.chunk_id] = replace(chunk, vector=np.array(chunk.vector, dtype=np.float32))
+
+    async def delete_chunks(self, partition: Partition, document_id: str, *, keep_version: int | None = None) -> int:
+        """Remove a document's chunks, except those of ``keep_version``; return how many were removed."""
+        shelf = self._shelves.get(partition)
+        if shelf is None:
+            return 0
+        doomed = [
+            chunk.chunk_id
+            for chunk in shelf.chunks.values()
+            if chunk.document_id == document_id and chunk.version != keep_version
+        ]
+        for chunk_id in doomed:
+            del shelf.chunks[chunk_id]
+        return len(doomed)
+
+    async def delete_partition(self, partition: Partition) -> None:
+        """Remove everything that a partition holds, its dimension included."""
+        self._shelves.pop(partition, None)
+
+    async def assign_readers(self, partition: Partition, document_id: str, reader_set: int) -> None:
+        """Move all chunks of a document to another reader set."""
+        shelf = self._shelves.get(partition)
+        if shelf is None:
+            return
+        for chunk in list(shelf.chunks.values()):
+            if chunk.document_id == document_id:
+                shelf.chunks[chunk.chunk_id] = replace(chunk, reader_set=reader_set)
+
+    async def search_dense(
+        self, partition: Partition, vector: Vector, limit: int, reader_sets: frozenset[int] | None
+    ) -> list[StoreHit]:
+        """The ``limit`` nearest chunks by cosine among the given reader sets, best first; exact."""
+        shelf = self._shelves.get(partition)
+        if shelf is None:
+            return []
+        check_query_vector(vector, shelf.dimension)
+        allowed = _allowed(shelf, reader_sets)
+        if not allowed:
+            return []
+        scores = np.stack([chunk.vector for chunk in allowed]) @ vector.astype(np.float32)
+        return _best(zip(allowed, scores.tolist(), strict=True), limit)
+
+    async def search_lexical(
+        self, partition: Partition, terms: Sequence[str], limit: int, reader_sets: frozenset[int] | None
+    ) -> list[StoreHit]:
+        """The ``limit`` best chunks by BM25 (Robertson and Zaragoza 2009, eq. 3.15, with Lucene's idf).
+
+        Statistics are those of the whole partition, whatever the reader sets; a term that the query repeats
+        counts as often.
+        """
+        shelf = self._shelves.get(partition)
+        if shelf is None or not shelf.chunks:
+            return []
+        total = len(shelf.chunks)
+        mean_length = sum(len(chunk.terms) for chunk in shelf.chunks.values()) / total
+        wanted = Counter(terms)
+        holding = Counter(term for chunk in shelf.chunks.values() for term in set(chunk.terms) & wanted.keys())
+        idf = {term: math.log(1 + (total - n + 0.5) / (n + 0.5)) for term, n in holding.items()}
+        scored: list[tuple[StoredChunk, float]] = []
+        for chunk in _allowed(shelf, reader_sets):
+            counts = Counter(term for term in chunk.terms if term in wanted)
+            if not counts:
+                continue
+            norm = BM25_K1 * (1 - BM25_B + BM25_B * len(chunk.terms) / mean_length)
+            score = sum(wanted[t] * idf[t] * n * (BM25_K1 + 1) / (n + norm) for t, n in counts.items())
+            scored.append((chunk, score))
+        return _best(scored, limit)
+
+    async def fetch_chunks(self, partition: Partition, chunk_ids: Sequence[str]) -> list[FetchedChunk]:
+        """The named chunks, in the order asked; unknown ids are left out."""
+        shelf = self._shelves.get(partition)
+        found = [shelf.chunks[chunk_id] for chunk_id in chunk_ids if chunk_id in shelf.chunks] if shelf else []
+        return [FetchedChunk(c.chunk_id, c.document_id, c.version, c.ordinal, c.reader_set, c.payload) for c in found]
+
+    async def count_chunks(self, partition: Partition) -> int:
+        """How many chunks the partition holds."""
+        shelf = self._shelves.get(partition)
+        return len(shelf.chunks) if shelf else 0
+
+    async def capabilities(self) -> StoreCapabilities:
+        """Dense and lexical."""
+        return StoreCapabilities("memory", dense=True, lexical=True)
+
+    async def close(self) -> None:
+        """Forget everything."""
+        self._shelves.clear()
+
+
+def _allowed(shelf: _Shelf, reader_sets: frozenset[int] | None) -> list[StoredChunk]:
+    return [chunk for chunk in shelf.chunks.values() if reader_sets is None or chunk.reader_set in reader_sets]
+
+
+def _best(scored: Iterable[tuple[StoredChunk, float]], limit: int) -> list[StoreHit]:
+    ranked = sorted(scored, key=lambda pair: (-pair[1], pair[0].chunk_id))
+    return [StoreHit(c.chunk_id, c.document_id, c.version, score) for c, score in ranked[: max(limit, 0)]]

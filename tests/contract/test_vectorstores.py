@@ -1,0 +1,511 @@
+"""The contract of the VectorStore port, which every adapter keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import numpy as np
+import pytest
+
+from services.corpus.errors import FailedPrecondition, InvalidRequest
+from services.vectorstores.embedded import open_embedded, open_with_chroma_server
+from services.vectorstores.memory import MemoryVectorStore
+from services.vectorstores.ports import FetchedChunk, Partition, StoredChunk, StoreHit, Vector, VectorStore
+
+DIMENSION = 8
+_numbers = itertools.count()
+
+Reopen = Callable[[Path], Awaitable[VectorStore]]
+
+
+def direction(angle: float, dimension: int = DIMENSION) -> Vector:
+    """A unit vector whose cosine with ``direction(0)`` is cos(angle): smaller angles are nearer."""
+    vector = np.zeros(dimension, dtype=np.float32)
+    vector[:2] = np.cos(angle), np.sin(angle)
+    return vector
+
+
+def chunk(
+    ordinal: int,
+    *,
+    document: str = "d",
+    version: int = 1,
+    readers: int = 0,
+    angle: float | None = None,
+    terms: tuple[str, ...] = ("word",),
+    payload: bytes = b"payload",
+    chunk_id: str | None = None,
+) -> StoredChunk:
+    return StoredChunk(
+        chunk_id=chunk_id or f"{document}#{version}.{ordinal}",
+        document_id=document,
+        version=version,
+        ordinal=ordinal,
+        reader_set=readers,
+        payload=payload,
+        vector=direction(0.01 * ordinal if angle is None else angle),
+        terms=terms,
+    )
+
+
+def ids(hits: list[StoreHit]) -> list[str]:
+    return [hit.chunk_id for hit in hits]
+
+
+class ChromaServer(NamedTuple):
+    host: str
+    port: int
+
+
+@pytest.fixture(scope="session")
+def chroma_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
+    directory = tmp_path_factory.mktemp("chroma-server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = [Path(sys.executable).with_name("chroma"), "run", "--path", directory, "--host", "127.0.0.1"]
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*map(str, command), "--port", str(port)],
+            stdout=log,
+            stderr=log,
+            cwd=directory,
+            env={**os.environ, "ANONYMIZED_TELEMETRY": "False"},
+        )
+    try:
+        wait_for_heartbeat(process, port)
+        yield ChromaServer("127.0.0.1", port)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_for_heartbeat(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None, "the Chroma server ended"
+        assert time.monotonic() < deadline, "the Chroma server did not start"
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/api/v2/heartbeat", timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)  # between two looks at a condition that nothing announces
+
+
+@pytest.fixture(scope="session", params=["memory", "chroma-embedded", "chroma-server"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStore]:
+    # One store for all tests, which each take a partition of their own: opening Chroma is slow.
+    async def open_it() -> VectorStore:
+        match request.param:
+            case "chroma-embedded":
+                return await open_embedded(tmp_path_factory.mktemp("embedded"))
+            case "chroma-server":
+                server = request.getfixturevalue("chroma_server")
+                return await open_with_chroma_server(tmp_path_factory.mktemp("store"), server.host, server.port)
+            case _:
+                return MemoryVectorStore()
+
+    opened = asyncio.run(open_it())
+    yield opened
+    asyncio.run(opened.close())
+
+
+@pytest.fixture
+def partition() -> Partition:
+    return Partition(f"tenant-{next(_numbers)}", "default")
+
+
+# --- writing and finding ------------------------------------------------------------------------------------------
+
+
+async def test_chunks_are_found_when_the_write_returns(store: VectorStore, partition: Partition) -> None:
+    for ordinal in range(5):
+        await store.upsert_chunks(partition, [chunk(ordinal, terms=(f"term{ordinal}",))])
+        assert ids(await store.search_dense(partition, direction(0.01 * ordinal), 1, None)) == [f"d#1.{ordinal}"]
+        assert ids(await store.search_lexical(partition, [f"term{ordinal}"], 1, None)) == [f"d#1.{ordinal}"]
+        assert await store.count_chunks(partition) == ordinal + 1
+
+
+async def test_hits_carry_document_version_and_score(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(3, document="report", version=7, angle=0.5, terms=("rare", "x"))])
+    (dense,) = await store.search_dense(partition, direction(0), 5, None)
+    assert (dense.chunk_id, dense.document_id, dense.version) == ("report#7.3", "report", 7)
+    assert dense.score == pytest.approx(np.cos(0.5), abs=1e-5)
+    (lexical,) = await store.search_lexical(partition, ["rare"], 5, None)
+    assert (lexical.chunk_id, lexical.document_id, lexical.version) == ("report#7.3", "report", 7)
+    assert lexical.score > 0
+
+
+async def test_upsert_replaces_everything_of_a_chunk(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(0, readers=1, angle=0, terms=("old",), payload=b"old"), chunk(1)])
+    new = chunk(0, readers=2, angle=1.5, terms=("new",), payload=b"new")
+    await store.upsert_chunks(partition, [new])
+
+    assert await store.count_chunks(partition) == 2
+    assert await store.search_lexical(partition, ["old"], 5, None) == []
+    assert ids(await store.search_lexical(partition, ["new"], 5, frozenset({2}))) == ["d#1.0"]
+    assert await store.search_lexical(partition, ["new"], 5, frozenset({1})) == []
+    assert ids(await store.search_dense(partition, direction(0), 5, None)) == ["d#1.1", "d#1.0"]
+    assert await store.search_dense(partition, direction(0), 5, frozenset({1})) == []
+    assert await store.fetch_chunks(partition, ["d#1.0"]) == [FetchedChunk("d#1.0", "d", 1, 0, 2, b"new")]
+
+
+async def test_writing_twice_is_writing_once(store: VectorStore, partition: Partition) -> None:
+    chunks = [chunk(ordinal) for ordinal in range(4)]
+    for _ in range(3):
+        await store.upsert_chunks(partition, chunks)
+    assert await store.count_chunks(partition) == 4
+    assert ids(await store.search_dense(partition, direction(0), 10, None)) == [f"d#1.{i}" for i in range(4)]
+    assert sorted(ids(await store.search_lexical(partition, ["word"], 10, None))) == [f"d#1.{i}" for i in range(4)]
+
+
+async def test_the_last_of_two_chunks_of_one_id_wins(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(0, payload=b"first"), chunk(0, payload=b"second")])
+    assert [found.payload for found in await store.fetch_chunks(partition, ["d#1.0"])] == [b"second"]
+    assert await store.count_chunks(partition) == 1
+
+
+async def test_upserting_nothing_is_fine(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [])
+    assert await store.count_chunks(partition) == 0
+
+
+async def test_order_and_limit(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(
+        partition, [chunk(i, angle=0.1 * i, terms=("word",) * (i + 1) + ("other",) * (9 - i)) for i in range(10)]
+    )
+    dense = await store.search_dense(partition, direction(0), 4, None)
+    assert ids(dense) == [f"d#1.{i}" for i in range(4)]
+    lexical = await store.search_lexical(partition, ["word"], 4, None)
+    assert ids(lexical) == [f"d#1.{i}" for i in (9, 8, 7, 6)]
+    for hits in (dense, lexical):
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    for limit in (0, 10, 1000):
+        assert len(await store.search_dense(partition, direction(0), limit, None)) == min(limit, 10)
+        assert len(await store.search_lexical(partition, ["word"], limit, None)) == min(limit, 10)
+
+
+async def test_lexical_hits_share_a_term(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(0, terms=("a", "b")), chunk(1, terms=("c",)), chunk(2, terms=())])
+    assert ids(await store.search_lexical(partition, ["a", "zzz"], 5, None)) == ["d#1.0"]
+    assert await store.search_lexical(partition, ["zzz"], 5, None) == []
+    assert await store.search_lexical(partition, [], 5, None) == []
+
+
+async def test_a_repeated_query_term_weighs_more(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(0, terms=("a", "x")), chunk(1, terms=("b", "x"))])
+    assert ids(await store.search_lexical(partition, ["a", "b", "b"], 5, None)) == ["d#1.1", "d#1.0"]
+    assert ids(await store.search_lexical(partition, ["a", "a", "b"], 5, None)) == ["d#1.0", "d#1.1"]
+
+
+@pytest.mark.parametrize(
+    "term",
+    ["", " ", "two words", "nul\0inside", "AND", "*:*", 'quo"te', "UPPER", "ünï\U0001f600", "x" * 60, "y" * 70_000],
+    ids=lambda term: repr(term)[:12],
+)
+async def test_any_text_can_be_a_term(store: VectorStore, partition: Partition, term: str) -> None:
+    await store.upsert_chunks(partition, [chunk(0, terms=(term,)), chunk(1, terms=("two", "upper", "a", "b"))])
+    assert ids(await store.search_lexical(partition, [term], 5, None)) == ["d#1.0"]
+
+
+async def test_any_text_can_be_an_id(store: VectorStore, partition: Partition) -> None:
+    odd = ["a b", "nul\0inside", "nul\0other", "'; DROP TABLE chunks", "ünï", "x" * 300]
+    await store.upsert_chunks(
+        partition, [chunk(i, document=name, chunk_id=name, payload=name.encode()) for i, name in enumerate(odd)]
+    )
+    assert [found.payload.decode() for found in await store.fetch_chunks(partition, odd)] == odd
+    assert ids(await store.search_dense(partition, direction(0), 10, None)) == odd
+    assert sorted(ids(await store.search_lexical(partition, ["word"], 10, None))) == sorted(odd)
+    assert await store.delete_chunks(partition, "nul\0inside") == 1
+    assert "nul\0other" in ids(await store.search_lexical(partition, ["word"], 10, None))
+
+
+async def test_any_bytes_can_be_a_payload(store: VectorStore, partition: Partition) -> None:
+    payloads = [b"", b"\0", bytes(range(256)), b"\xff" * 1_000_000]
+    await store.upsert_chunks(partition, [chunk(i, payload=payload) for i, payload in enumerate(payloads)])
+    fetched = await store.fetch_chunks(partition, [f"d#1.{i}" for i in range(4)])
+    assert [found.payload for found in fetched] == payloads
+
+
+async def test_fetch_keeps_the_order_and_leaves_out_the_unknown(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(i, readers=4) for i in range(700)])
+    asked = [f"d#1.{i}" for i in range(699, -1, -1)]
+    fetched = await store.fetch_chunks(partition, ["unknown", *asked, "d#1.700"])
+    assert [found.chunk_id for found in fetched] == asked
+    assert fetched[0] == FetchedChunk("d#1.699", "d", 1, 699, 4, b"payload")
+    assert await store.fetch_chunks(partition, []) == []
+
+
+# --- removing -----------------------------------------------------------------------------------------------------
+
+
+async def test_delete_keeps_one_version_and_other_documents(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(
+        partition,
+        [*(chunk(i, version=version) for version in (1, 2, 3) for i in range(3)), chunk(0, document="other")],
+    )
+    assert await store.delete_chunks(partition, "d", keep_version=3) == 6
+    left = {"d#3.0", "d#3.1", "d#3.2", "other#1.0"}
+    assert set(ids(await store.search_dense(partition, direction(0), 20, None))) == left
+    assert set(ids(await store.search_lexical(partition, ["word"], 20, None))) == left
+    assert await store.count_chunks(partition) == 4
+    assert await store.fetch_chunks(partition, ["d#1.0"]) == []
+    assert await store.delete_chunks(partition, "d", keep_version=3) == 0
+    assert await store.delete_chunks(partition, "d") == 3
+    assert ids(await store.search_dense(partition, direction(0), 20, None)) == ["other#1.0"]
+
+
+async def test_deleted_chunks_can_come_back(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(0), chunk(1)])
+    await store.delete_chunks(partition, "d")
+    assert await store.search_dense(partition, direction(0), 5, None) == []
+    assert await store.search_lexical(partition, ["word"], 5, None) == []
+    await store.upsert_chunks(partition, [chunk(1)])
+    assert ids(await store.search_dense(partition, direction(0), 5, None)) == ["d#1.1"]
+    assert ids(await store.search_lexical(partition, ["word"], 5, None)) == ["d#1.1"]
+
+
+async def test_a_dropped_partition_is_empty_and_forgets_its_dimension(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(0), chunk(1)])
+    await store.delete_partition(partition)
+    assert await store.count_chunks(partition) == 0
+    assert await store.fetch_chunks(partition, ["d#1.0"]) == []
+    assert await store.search_dense(partition, direction(0), 5, None) == []
+    assert await store.search_lexical(partition, ["word"], 5, None) == []
+    await store.delete_partition(partition)
+
+    other = StoredChunk("d#1.0", "d", 1, 0, 0, b"", direction(0, 4), ("word",))
+    await store.upsert_chunks(partition, [other])
+    assert ids(await store.search_dense(partition, direction(0, 4), 5, None)) == ["d#1.0"]
+    assert ids(await store.search_lexical(partition, ["word"], 5, None)) == ["d#1.0"]
+
+
+# --- partitions ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_partition_that_was_never_written_is_empty(store: VectorStore, partition: Partition) -> None:
+    assert await store.search_dense(partition, direction(0), 5, None) == []
+    assert await store.search_lexical(partition, ["word"], 5, None) == []
+    assert await store.fetch_chunks(partition, ["d#1.0"]) == []
+    assert await store.count_chunks(partition) == 0
+    assert await store.delete_chunks(partition, "d") == 0
+    await store.assign_readers(partition, "d", 1)
+    await store.delete_partition(partition)
+
+
+async def test_partitions_share_nothing(store: VectorStore) -> None:
+    n = next(_numbers)
+    # Tenant and collection must not run together: three of these would be one if they were merely joined.
+    partitions = [
+        Partition(f"t{n}", "c"),
+        Partition(f"t{n}", "c2"),
+        Partition(f"u{n}", "c"),
+        Partition(f"t{n}c", ""),
+        Partition(f"t{n}\0c", "x"),
+        Partition(f"t{n}", "c\0x"),
+    ]
+    for i, partition in enumerate(partitions):
+        await store.upsert_chunks(partition, [chunk(0, angle=0.1 * i, terms=("word", f"only{i}"), payload=b"%d" % i)])
+    for i, partition in enumerate(partitions):
+        assert await store.count_chunks(partition) == 1
+        (fetched,) = await store.fetch_chunks(partition, ["d#1.0"])
+        assert fetched.payload == b"%d" % i
+        (hit,) = await store.search_dense(partition, direction(0), 5, None)
+        assert hit.score == pytest.approx(np.cos(0.1 * i), abs=1e-5)
+        found = [await store.search_lexical(partition, [f"only{j}"], 5, None) for j in range(len(partitions))]
+        assert [len(hits) for hits in found] == [int(j == i) for j in range(len(partitions))]
+    await store.delete_chunks(partitions[0], "d")
+    await store.delete_partition(partitions[1])
+    assert [await store.count_chunks(partition) for partition in partitions] == [0, 0, 1, 1, 1, 1]
+
+
+async def test_scores_do_not_depend_on_other_partitions(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(0, terms=("word", "x")), chunk(1, terms=("y",))])
+    before = await store.search_lexical(partition, ["word"], 5, None)
+    await store.upsert_chunks(Partition(partition.tenant, "busy"), [chunk(i) for i in range(50)])
+    assert await store.search_lexical(partition, ["word"], 5, None) == before
+
+
+# --- reader sets --------------------------------------------------------------------------------------------------
+
+
+async def test_reader_sets_narrow_both_searches(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(i, readers=i % 4) for i in range(20)])
+    for allowed in ({0}, {1, 3}, {2, 99}, {0, 1, 2, 3}):
+        expected = [f"d#1.{i}" for i in range(20) if i % 4 in allowed]
+        assert ids(await store.search_dense(partition, direction(0), 20, frozenset(allowed))) == expected
+        assert set(ids(await store.search_lexical(partition, ["word"], 20, frozenset(allowed)))) == set(expected)
+    for nobody in (frozenset[int](), frozenset({99})):
+        assert await store.search_dense(partition, direction(0), 20, nobody) == []
+        assert await store.search_lexical(partition, ["word"], 20, nobody) == []
+
+
+async def test_narrowing_never_changes_a_score(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(i, readers=i % 2, terms=("word",) * (i + 1)) for i in range(10)])
+    everything = await store.search_lexical(partition, ["word"], 10, None)
+    narrowed = await store.search_lexical(partition, ["word"], 10, frozenset({1}))
+    assert narrowed == [hit for hit in everything if int(hit.chunk_id[-1]) % 2 == 1]
+
+
+async def test_the_largest_reader_set_number(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(0, readers=2**63 - 1), chunk(1, readers=2**63 - 2)])
+    assert ids(await store.search_dense(partition, direction(0), 5, frozenset({2**63 - 1}))) == ["d#1.0"]
+    assert ids(await store.search_lexical(partition, ["word"], 5, frozenset({2**63 - 2}))) == ["d#1.1"]
+
+
+@pytest.mark.parametrize("allowed", [1, 5, 100], ids=["one", "five", "hundred"])
+async def test_searches_go_deeper_until_they_are_full(store: VectorStore, partition: Partition, allowed: int) -> None:
+    # The allowed chunks are the farthest and weakest of all, so that every shallow search finds none of them.
+    total = 1200
+    chunks = [
+        chunk(
+            i, angle=i / total, readers=int(i >= total - allowed), terms=("word",) * (1 if i >= total - allowed else 3)
+        )
+        for i in range(total)
+    ]
+    await store.upsert_chunks(partition, chunks)
+    expected = [f"d#1.{i}" for i in range(total - allowed, total)]
+    for limit in (3, 50):
+        dense = await store.search_dense(partition, direction(0), limit, frozenset({1}))
+        assert ids(dense) == expected[:limit]
+        lexical = await store.search_lexical(partition, ["word"], limit, frozenset({1}))
+        assert len(lexical) == min(limit, allowed)
+        assert set(ids(lexical)) <= set(expected)
+
+
+async def test_assigned_readers_count_at_once(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [*(chunk(i, readers=1) for i in range(3)), chunk(0, document="e", readers=1)])
+    for readers, other in ((2, 1), (3, 2), (1, 3), (1, 2)):
+        await store.assign_readers(partition, "d", readers)
+        only_d = ["d#1.0", "d#1.1", "d#1.2"]
+        assert set(only_d) <= set(ids(await store.search_dense(partition, direction(0), 9, frozenset({readers}))))
+        assert set(only_d) <= set(ids(await store.search_lexical(partition, ["word"], 9, frozenset({readers}))))
+        left = ["e#1.0"] if other == 1 else []
+        assert ids(await store.search_dense(partition, direction(0), 9, frozenset({other}))) == left
+        assert ids(await store.search_lexical(partition, ["word"], 9, frozenset({other}))) == left
+        assert {found.reader_set for found in await store.fetch_chunks(partition, only_d)} == {readers}
+    assert await store.count_chunks(partition) == 4
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+async def test_another_dimension_is_refused_with_the_remedy(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(0)])
+    wrong = StoredChunk("x", "x", 1, 0, 0, b"", direction(0, 4), ("word",))
+    with pytest.raises(FailedPrecondition, match="groundwire reindex"):
+        await store.upsert_chunks(partition, [wrong])
+    with pytest.raises(FailedPrecondition, match="groundwire reindex"):
+        await store.upsert_chunks(partition, [chunk(1), wrong])
+    with pytest.raises(FailedPrecondition, match="groundwire reindex"):
+        await store.search_dense(partition, direction(0, 4), 5, None)
+    assert await store.count_chunks(partition) == 1
+    await store.delete_chunks(partition, "d")
+    with pytest.raises(FailedPrecondition, match="groundwire reindex"):
+        await store.upsert_chunks(partition, [wrong])
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 2.0, float("nan"), float("inf")])
+async def test_only_unit_vectors_are_kept(store: VectorStore, partition: Partition, factor: float) -> None:
+    bad = StoredChunk("x", "x", 1, 0, 0, b"", np.full(DIMENSION, factor, dtype=np.float32), ("word",))
+    with pytest.raises(InvalidRequest, match=r"chunks\[1\]\.vector"):
+        await store.upsert_chunks(partition, [chunk(0), bad])
+    assert await store.count_chunks(partition) == 0
+
+
+# --- many at once -------------------------------------------------------------------------------------------------
+
+
+async def test_searches_run_while_chunks_are_written(store: VectorStore, partition: Partition) -> None:
+    await store.upsert_chunks(partition, [chunk(i, document="kept") for i in range(20)])
+    kept = {f"kept#1.{i}" for i in range(20)}
+    done = asyncio.Event()
+
+    async def write() -> None:
+        for round_ in range(6):
+            written = [chunk(i, document="new", version=round_, angle=1.5, terms=("new",)) for i in range(8)]
+            await store.upsert_chunks(partition, written)
+            await store.delete_chunks(partition, "new", keep_version=round_)
+        done.set()
+
+    async def search() -> int:
+        rounds = 0
+        while rounds == 0 or not done.is_set():
+            dense, lexical, fetched = await asyncio.gather(
+                store.search_dense(partition, direction(0), 20, None),
+                store.search_lexical(partition, ["word"], 20, None),
+                store.fetch_chunks(partition, sorted(kept)),
+            )
+            assert set(ids(dense)) == kept
+            assert set(ids(lexical)) == kept
+            assert len(fetched) == 20
+            rounds += 1
+            await asyncio.sleep(0)
+        return rounds
+
+    _, *rounds = await asyncio.gather(write(), search(), search())
+    assert all(rounds)
+    assert set(ids(await store.search_lexical(partition, ["new"], 20, None))) == {f"new#5.{i}" for i in range(8)}
+    assert await store.count_chunks(partition) == 28
+
+
+async def test_writes_from_many_tasks_all_arrive(store: VectorStore, partition: Partition) -> None:
+    other = Partition(partition.tenant, "other")
+    await asyncio.gather(
+        *(store.upsert_chunks(p, [chunk(i, document=f"d{i}")]) for i in range(8) for p in (partition, other))
+    )
+    for p in (partition, other):
+        assert await store.count_chunks(p) == 8
+        assert len(await store.search_dense(p, direction(0), 20, None)) == 8
+        assert len(await store.search_lexical(p, ["word"], 20, None)) == 8
+
+
+async def test_capabilities(store: VectorStore) -> None:
+    capabilities = await store.capabilities()
+    assert capabilities.engine in {"memory", "chroma-embedded", "chroma-server"}
+    assert capabilities.dense
+    assert capabilities.lexical
+
+
+# --- stores that last ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["chroma-embedded", "chroma-server"])
+def reopen(request: pytest.FixtureRequest) -> Reopen:
+    if request.param == "chroma-embedded":
+        return open_embedded
+    server: ChromaServer = request.getfixturevalue("chroma_server")
+    return lambda directory: open_with_chroma_server(directory, server.host, server.port)
+
+
+async def test_everything_outlives_a_restart(reopen: Reopen, tmp_path: Path, partition: Partition) -> None:
+    store = await reopen(tmp_path)
+    await store.upsert_chunks(partition, [chunk(i, readers=1, payload=b"\0%d" % i) for i in range(30)])
+    await store.upsert_chunks(partition, [chunk(0, document="gone")])
+    await store.delete_chunks(partition, "gone")
+    await store.assign_readers(partition, "d", 2)
+    await store.close()
+
+    store = await reopen(tmp_path)
+    try:
+        assert await store.count_chunks(partition) == 30
+        expected = [f"d#1.{i}" for i in range(5)]
+        assert ids(await store.search_dense(partition, direction(0), 5, frozenset({2}))) == expected
+        assert await store.search_dense(partition, direction(0), 5, frozenset({1})) == []
+        assert len(await store.search_lexical(partition, ["word"], 50, frozenset({2}))) == 30
+        assert await store.fetch_chunks(partition, ["d#1.7"]) == [FetchedChunk("d#1.7", "d", 1, 7, 2, b"\x007")]
+        with pytest.raises(FailedPrecondition):
+            await store.search_dense(partition, direction(0, 4), 5, None)
+        await store.delete_partition(partition)
+    finally:
+        await store.close()
