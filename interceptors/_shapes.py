@@ -17,7 +17,8 @@ from typing import Any, Protocol, TypeAlias
 import grpc
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+# Quoted: the class is generic in its stubs alone.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")

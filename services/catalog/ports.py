@@ -51,8 +51,11 @@ class Catalog(Protocol):
         A number is never given out twice, even when a planned version is never activated.
         """
 
-    async def activate_version(self, document: Document) -> None:
-        """Make ``document`` the current version, in one transaction; an older plan never replaces a newer one."""
+    async def activate_version(self, document: Document) -> bool:
+        """Make ``document`` the current version, in one transaction.
+
+        False, and nothing changes, when a version that was planned later is active already.
+        """
 
     async def get_document(self, tenant: str, collection: str, document_id: str) -> Document | None:
         """The document whatever its state and readers, or None; callers check access themselves."""

@@ -47,6 +47,7 @@ class SqlCatalog:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._write_engine = engine.execution_options(immediate=True)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalog-write")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="catalog-read")
 
@@ -165,10 +166,10 @@ class SqlCatalog:
 
         return await self._write(plan)
 
-    async def activate_version(self, document: Document) -> None:
+    async def activate_version(self, document: Document) -> bool:
         """See the port."""
 
-        def activate(connection: Connection) -> None:
+        def activate(connection: Connection) -> bool:
             key = _key(document.tenant, document.collection, document.document_id)
             values = {
                 "version": document.version,
@@ -196,8 +197,11 @@ class SqlCatalog:
                 )
             elif current < document.version:
                 connection.execute(update(documents).where(*key).values(values))
+            else:
+                return False
+            return True
 
-        await self._write(activate)
+        return await self._write(activate)
 
     async def get_document(self, tenant: str, collection: str, document_id: str) -> Document | None:
         """See the port."""
@@ -290,14 +294,14 @@ class SqlCatalog:
     # --- running -------------------------------------------------------------------------------------------------
 
     async def _read(self, work: Callable[[Connection], _T]) -> _T:
-        return await self._run(self._readers, work)
+        return await self._run(self._engine, self._readers, work)
 
     async def _write(self, work: Callable[[Connection], _T]) -> _T:
-        return await self._run(self._writer, work)
+        return await self._run(self._write_engine, self._writer, work)
 
-    async def _run(self, executor: ThreadPoolExecutor, work: Callable[[Connection], _T]) -> _T:
+    async def _run(self, engine: Engine, executor: ThreadPoolExecutor, work: Callable[[Connection], _T]) -> _T:
         def run() -> _T:
-            with self._engine.begin() as connection:
+            with engine.begin() as connection:
                 return work(connection)
 
         try:
@@ -316,7 +320,8 @@ def _set_pragmas(connection: Any, _record: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    # A writer takes its lock at once: upgrading later fails when another process has written in between.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("immediate") else "BEGIN")
 
 
 def _prepare(connection: Connection) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import time
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
@@ -76,7 +75,7 @@ class OpenAIEmbedder:
         self._query_instruction = query_instruction
         self._passage_instruction = passage_instruction
         self._encoding = encoding
-        self._url = f"{base_url.rstrip('/')}/embeddings"
+        self._url = _endpoint(base_url)
         self._client = httpx.AsyncClient(headers=headers, timeout=timeout, proxy=proxy, trust_env=False)
 
     @property
@@ -119,21 +118,21 @@ class OpenAIEmbedder:
         raise _refused(status)
 
     async def _post(self, texts: Sequence[str]) -> httpx.Response:
+        if self._client.is_closed:
+            raise Unavailable("the connection to the embedding endpoint is shut down")
         request = {"model": self._model.name, "input": list(texts), "encoding_format": self._encoding}
         try:
             return await self._client.post(self._url, json=request)
         except httpx.TimeoutException as error:
             raise Unavailable("the embedding endpoint did not answer in time") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise Unavailable("the embedding endpoint could not be reached") from error
 
     def _vectors(self, response: httpx.Response, count: int) -> NDArray[np.float32]:
         try:
-            items = sorted(response.json()["data"], key=lambda item: int(item["index"]))
-            if [item["index"] for item in items] != list(range(count)):
-                raise ValueError("not one vector per text")
-            rows = [_row(item["embedding"]) for item in items]
-        except (ValueError, KeyError, TypeError, binascii.Error) as error:
+            by_index = {item["index"]: _row(item["embedding"]) for item in response.json()["data"]}
+            rows = [by_index[index] for index in range(count)]
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise Unavailable("the embedding endpoint's answer is not one vector per text") from error
         lengths = {len(row) for row in rows}
         if lengths != {self._model.dimension}:
@@ -147,6 +146,17 @@ class OpenAIEmbedder:
             raise Unavailable("the embedding endpoint's answer holds a vector without a direction")
         unit: NDArray[np.float32] = (vectors / norms).astype(np.float32)
         return unit
+
+
+def _endpoint(base_url: str) -> httpx.URL:
+    problem = FailedPrecondition("the embedding endpoint's URL must be http:// or https:// with a host")
+    try:
+        url = httpx.URL(f"{base_url.rstrip('/')}/embeddings")
+    except httpx.InvalidURL as error:
+        raise problem from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise problem
+    return url
 
 
 def _row(embedding: Any) -> NDArray[np.float64]:

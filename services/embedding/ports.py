@@ -22,7 +22,8 @@ class EmbeddingModel:
 class Embedder(Protocol):
     """Turns text into unit vectors. Safe to call concurrently; work runs off the event loop.
 
-    Raises Unavailable when a remote model does not answer. Text beyond ``model.max_tokens`` is cut, not refused.
+    Raises Unavailable when a remote model does not answer or the embedder was closed, ResourceExhausted when a remote
+    model limits us, FailedPrecondition when it is set up wrongly. Text beyond ``model.max_tokens`` is cut, not refused.
     """
 
     @property
@@ -40,7 +41,11 @@ class Embedder(Protocol):
 
 
 class CrossEncoder(Protocol):
-    """Scores how well passages answer a question by reading both together."""
+    """Scores how well passages answer a question by reading both together.
+
+    Safe to call concurrently. A passage too long for the model is cut. Raises Unavailable once closed or when a remote
+    model does not answer.
+    """
 
     async def score(self, question: str, passages: Sequence[str], *, budget: float | None = None) -> list[float | None]:
         """One logit per passage (higher is better, comparable across calls), in the order given.

@@ -115,7 +115,7 @@ class EndpointStatus:
 
 @dataclass(frozen=True, slots=True)
 class AttemptLimits:
-    """How long one attempt may make us wait, in seconds: for its first text, and in all.
+    """How long one attempt may make us wait, in seconds: for its first sign of life, and in all.
 
     Only time spent waiting for the endpoint counts, not the time that a slow client takes to read.
     """
@@ -138,7 +138,7 @@ class Generator:
         self,
         endpoints: Sequence[AnswerEndpoint],
         clock: Callable[[], float],
-        limits: AttemptLimits = AttemptLimits(),  # noqa: B008 - frozen
+        limits: AttemptLimits = AttemptLimits(),
     ) -> None:
         names = [endpoint.name for endpoint in endpoints]
         if not names or len(set(names)) != len(names):
@@ -211,7 +211,7 @@ def _judge(
     # min/max also turn a NaN into 0: an endpoint's number is not trusted to be one.
     confidence = min(1.0, max(0.0, draft.confidence))
     low = not draft.abstained and confidence < request.min_confidence
-    warnings = ()
+    warnings: tuple[Notice, ...] = ()
     if failures:
         count = "one endpoint" if len(failures) == 1 else f"{len(failures)} endpoints"
         warnings = (Notice("ENDPOINT_FAILOVER", f"{count} failed before this one answered"),)
@@ -229,9 +229,7 @@ def _judge(
 
 def _nobody_answered(failures: Sequence[GroundwireError]) -> Unavailable:
     waits = [error.retry_after for error in failures if isinstance(error, Unavailable | ResourceExhausted)]
-    error = Unavailable(
-        "no endpoint answered", reason="NO_ENDPOINT_ANSWERED", retry_after=min(waits, default=1.0)
-    )
+    error = Unavailable("no endpoint answered", reason="NO_ENDPOINT_ANSWERED", retry_after=min(waits, default=1.0))
     error.__cause__ = failures[-1]
     return error
 
@@ -260,17 +258,15 @@ class _Watched:
         waited = 0.0
         started = False
         try:
-            async with aclosing(
-                self._endpoint.answer(request.query, request.passages, request.max_tokens)
-            ) as items:
+            async with aclosing(self._endpoint.answer(request.query, request.passages, request.max_tokens)) as items:
                 while True:
                     began = self._clock()
                     item = await self._next(items, waited, started)
                     waited += self._clock() - began
                     if isinstance(item, Draft):
                         break
+                    started = True
                     if item:
-                        started = True
                         yield item
             self._record_success(waited)
             yield item
@@ -280,7 +276,7 @@ class _Watched:
         except Exception as error:
             # A defect of an endpoint must not take the answer away that another one can give; it is logged without
             # its message, which may hold anything.
-            _log.error("endpoint %s failed unexpectedly: %s", self.name, type(error).__name__)  # noqa: TRY400
+            _log.error("endpoint %s failed unexpectedly: %s", self.name, type(error).__name__)
             self._record_failure("failed unexpectedly")
             raise Unavailable("the endpoint failed unexpectedly") from error
         finally:

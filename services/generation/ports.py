@@ -61,7 +61,7 @@ class Draft:
     usage: Usage = Usage()
 
 
-def abstention(confidence: float = 0.0, usage: Usage = Usage()) -> Draft:  # noqa: B008 - frozen
+def abstention(confidence: float = 0.0, usage: Usage = Usage()) -> Draft:
     """The draft of an endpoint that abstains."""
     return Draft(ABSTENTION, confidence=confidence, abstained=True, usage=usage)
 
@@ -81,12 +81,11 @@ class AnswerEndpoint(Protocol):
     def model(self) -> str:
         """The model that it serves."""
 
-    def answer(
-        self, question: str, passages: Sequence[Passage], max_tokens: int
-    ) -> AsyncGenerator[str | Draft, None]:
+    def answer(self, question: str, passages: Sequence[Passage], max_tokens: int) -> AsyncGenerator[str | Draft, None]:
         """Yield pieces of text as they come and then, as the last item, exactly one Draft.
 
-        The pieces joined are the draft's answer, abstentions included; without passages the endpoint abstains.
+        The pieces joined are the draft's answer, abstentions included; without passages the endpoint abstains. An
+        empty piece is a sign of life: work goes on, but what was written must not be shown yet.
         Every marker in the answer belongs to a citation, and the other way round. Closing the generator early, or
         cancelling the task that waits for it, ends the work behind it.
 

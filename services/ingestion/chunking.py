@@ -20,10 +20,12 @@ _MAX_HEADING_CHARS = 200
 
 # Whitespace runs after closing punctuation, and places after CJK full stops, which no space follows. Each run is
 # matched once, from its first character, so that no text makes the scan quadratic.
-_SENTENCE_GAP = re.compile(r"(?<=[.!?…:;\"'”’)\]»])\s+|(?<=[。！？])(?=[^。！？」』”）])")
+_SENTENCE_GAP = re.compile(
+    r"(?<=[.!?…。！？\"'”’)\]»」』）])\s+|(?:(?<=[。！？])|(?<=[。！？][」』”）]))(?=[^\s。！？」』”）])"
+)
 _WORD_GAP = re.compile(r"\s+")
-_CLOSERS = "\"'”’)]»"
-_ENDERS = frozenset(".!?…")
+_CLOSERS = "\"'”’)]»」』）"
+_ENDERS = frozenset(".!?…。！？")
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[A-Za-z]|e\.g|i\.e|etc|cf|vs|al|mr|mrs|ms|dr|prof|st|no|nos|fig|eq|sec|vol|pp|ca|approx|inc|ltd|jr|sr)\.$",
     re.IGNORECASE,
@@ -175,7 +177,7 @@ def _common(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _split(span: tuple[str, int, int], kind: BlockKind, limits: ChunkLimits, room: int) -> Iterator[tuple[int, int]]:
-    """Cut a block (text, start, end) that is too long into trimmed spans of at most ``max_chars``, the first of at most ``room``."""
+    """Cut a long block (text, start, end) into trimmed spans of at most ``max_chars``, the first of at most ``room``."""
     text, start, end = span
     lines = kind in (BlockKind.CODE, BlockKind.TABLE_ROW)
     while end - start > room:
@@ -209,9 +211,8 @@ def _cut(text: str, start: int, room: int, lines: bool, limits: ChunkLimits) -> 
 
 def _overlap(text: str, start: int, end: int) -> int | None:
     """Where the first sentence begins in ``text[start:end]``, the end of the part before."""
-    return (
-        next((start + gap for gap in _sentence_gaps(text[max(0, start) : end]) if gap), None) if start < end else None
-    )
+    tail = text[start:end]
+    return next((start + gap for gap in _sentence_gaps(tail) if 0 < gap < len(tail)), None)
 
 
 def _sentence_gaps(window: str) -> Iterator[int]:

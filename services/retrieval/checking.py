@@ -15,9 +15,6 @@ from services.corpus.filter import Filter, matches
 from services.corpus.principal import Caller
 from services.retrieval.result import ChunkKey
 
-# Databases bound the number of parameters of one statement.
-_BATCH = 500
-
 
 class Gate:
     """Decides, for one request, which chunks its caller may see. A document is looked up once."""
@@ -64,10 +61,8 @@ class Gate:
 
     async def _look_up(self, collection: str, document_ids: list[str]) -> None:
         caller = self._caller
-        for first in range(0, len(document_ids), _BATCH):
-            batch = document_ids[first : first + _BATCH]
-            readable = await self._catalog.find_readable(caller.tenant, collection, batch, caller.principals)
-            for document_id in batch:
-                document = readable.get(document_id)
-                passes = document is not None and matches(self._filter, document.metadata)
-                self._documents[collection, document_id] = document if passes else None
+        readable = await self._catalog.find_readable(caller.tenant, collection, document_ids, caller.principals)
+        for document_id in document_ids:
+            document = readable.get(document_id)
+            passes = document is not None and matches(self._filter, document.metadata)
+            self._documents[collection, document_id] = document if passes else None

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from services.corpus.coverage import Coverage, StoreCoverage, StoreState
 from services.corpus.errors import FailedPrecondition, Unavailable
@@ -57,6 +57,7 @@ class _Account:
     lists: list[HitList] = field(default_factory=list)
     failure: StoreState | None = None
     skipped: bool = False
+    incapable: bool = False
     reason: str = ""
     duration: float = 0.0
 
@@ -70,16 +71,15 @@ async def outcomes(work: Iterable[Awaitable[_T]], timeout: float | None) -> list
     tasks = [asyncio.ensure_future(piece) for piece in work]
     if not tasks:
         return []
+    for task in tasks:
+        task.add_done_callback(_look_at)
     try:
         # Not asyncio.timeout: it would wait for the cancelled ones to agree.
         await asyncio.wait(tasks, timeout=timeout)
+        return list(map(_ending, tasks))
     finally:
-        ended = [_ending(task) for task in tasks]
         for task in tasks:
-            if not task.done():
-                task.cancel()
-                task.add_done_callback(_look_at)
-    return ended
+            task.cancel()
 
 
 def _ending(task: asyncio.Future[_T]) -> _T | Exception:
@@ -95,8 +95,8 @@ def _ending(task: asyncio.Future[_T]) -> _T | Exception:
     raise error
 
 
-def _look_at(task: asyncio.Future[_T]) -> None:
-    # Asking for the exception keeps asyncio from reporting it as one that nobody looked at.
+def _look_at(task: asyncio.Future[Any]) -> None:
+    # Asking for the exception keeps asyncio from reporting it as one that nobody looked at, also of abandoned work.
     with suppress(asyncio.CancelledError):
         task.exception()
 
@@ -134,6 +134,10 @@ class Federation:
             known = self._capabilities[store.name] = await store.store.capabilities()
         return known
 
+    def known_capabilities(self, store: NamedStore) -> StoreCapabilities | None:
+        """What a store said when it was last asked, or None if it never answered."""
+        return self._capabilities.get(store.name)
+
 
 class FederatedSearch:
     """One question put to several stores, in rounds that go deeper."""
@@ -152,11 +156,6 @@ class FederatedSearch:
     def lists(self) -> list[HitList]:
         """Every list asked for so far, in the configured order of the stores."""
         return [hits for account in self._accounts.values() for hits in account.lists]
-
-    @property
-    def open_lists(self) -> list[HitList]:
-        """The lists that have more to give."""
-        return [hits for hits in self.lists if not hits.exhausted]
 
     def keys(self) -> set[ChunkKey]:
         """Every chunk found so far."""
@@ -210,7 +209,7 @@ class FederatedSearch:
             return
         if any(account.failure for account in self._accounts.values()):
             raise Unavailable("no vector store answered", reason="NO_STORE_ANSWERED")
-        if self._question.halves and any(account.reason.startswith("cannot") for account in self._accounts.values()):
+        if any(account.incapable for account in self._accounts.values()):
             raise FailedPrecondition("no selected store can search in this mode; ask for another mode or other stores")
 
     async def _ask(self, accounts: Sequence[_Account], depth: int, only: Sequence[HitList] | None) -> None:
@@ -238,7 +237,7 @@ class FederatedSearch:
         if lacking:
             account.reason = f"cannot search by {' or '.join(lacking)}"
         halves = [half for half in self._question.halves if able[half]]
-        account.skipped = not halves
+        account.skipped = account.incapable = not halves
         name = account.store.name
         return [HitList(name, collection, half) for collection in self._question.collections for half in halves]
 

@@ -7,9 +7,30 @@ from __future__ import annotations
 
 from enum import Enum
 
-_QUESTION_WORDS = frozenset("who whom whose what when where which why how".split())
+_QUESTION_WORDS = frozenset(["who", "whom", "whose", "what", "when", "where", "which", "why", "how"])
 _AUXILIARIES = frozenset(
-    "am is are was were do does did can could shall should will would has have had may might must".split()
+    [
+        "am",
+        "is",
+        "are",
+        "was",
+        "were",
+        "do",
+        "does",
+        "did",
+        "can",
+        "could",
+        "shall",
+        "should",
+        "will",
+        "would",
+        "has",
+        "have",
+        "had",
+        "may",
+        "might",
+        "must",
+    ]
 )
 # Longer ones are descriptions of an information need; the public collections' own descriptions start at about 20.
 _MOST_WORDS_MARKED = 30
@@ -37,7 +58,7 @@ def classify(query: str) -> QueryKind:
         return QueryKind.QUESTION if len(words) <= _MOST_WORDS_MARKED else QueryKind.TOPIC
     if len(words) > _MOST_WORDS_UNMARKED or text.endswith((".", "!", ":", ";")):
         return QueryKind.TOPIC
-    first = words[0].replace("’", "'").partition("'")[0].strip("¿(\"")
+    first = words[0].replace("’", "'").partition("'")[0].strip('¿("')
     if first in _QUESTION_WORDS:
         return QueryKind.QUESTION if len(words) >= 2 else QueryKind.TOPIC
     if first in _AUXILIARIES:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from services.retrieval.query_kind import QueryKind
 from services.retrieval.request import RerankMode
@@ -91,7 +92,7 @@ def best_window(text: str, stems: Sequence[str], size: int) -> str:
     return _whole_words(text, begin, begin + size)
 
 
-def is_score(logit: float | None) -> bool:
+def is_score(logit: float | None) -> TypeGuard[float]:
     """Whether a cross-encoder's answer is a score: it was reached in time and is a finite number."""
     return logit is not None and math.isfinite(logit)
 

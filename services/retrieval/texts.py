@@ -27,8 +27,8 @@ class Texts:
     """Reads passages for one request; each is fetched once.
 
     A store that fails here is recorded in the search's account, and the other stores that found the chunk are asked.
-    ``damaged`` counts stored passages that could not be read, ``missing`` chunks that no store gave back because of
-    failures.
+    ``damaged`` counts the chunks that were left out because what a store keeps of them cannot be read, ``missing``
+    those that no store gave back while one of theirs failed.
     """
 
     def __init__(self, federation: Federation, search: FederatedSearch, tenant: str) -> None:
@@ -37,10 +37,13 @@ class Texts:
         self._tenant = tenant
         self._passages: dict[ChunkKey, Passage | None] = {}
         self._failed: set[str] = set()
+        self._damaged: set[ChunkKey] = set()
         self.damaged = 0
         self.missing = 0
 
-    async def read(self, keys: Sequence[ChunkKey], stores_of: Mapping[ChunkKey, Sequence[str]]) -> dict[ChunkKey, Passage]:
+    async def read(
+        self, keys: Sequence[ChunkKey], stores_of: Mapping[ChunkKey, Sequence[str]]
+    ) -> dict[ChunkKey, Passage]:
         """The passages of ``keys``, which must have been admitted by the gate; those that nobody has are left out."""
         wanted = [key for key in keys if key not in self._passages]
         untried = {key: list(stores_of[key]) for key in wanted}
@@ -62,6 +65,7 @@ class Texts:
         for key in wanted:
             if key not in self._passages:
                 self._passages[key] = None
+                self.damaged += key in self._damaged
                 self.missing += any(name in self._failed for name in stores_of[key])
         return {key: passage for key in keys if (passage := self._passages[key]) is not None}
 
@@ -89,4 +93,4 @@ class Texts:
             try:
                 self._passages[key] = Passage.from_payload(chunk.payload)
             except DataLoss:
-                self.damaged += 1
+                self._damaged.add(key)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import Tracer
 
 from interceptors.client import Outgoing
+from services.corpus.errors import Unavailable
 
 # Kept back from the caller's deadline on every hop, in seconds, so that a late failure can still be reported.
 DEADLINE_MARGIN = 0.05
@@ -27,12 +29,21 @@ def target(address: str) -> str:
 
 
 def open_channel(
-    address: str, *, tracer: Tracer | None = None, max_message_bytes: int = 64 * 1024 * 1024
+    address: str,
+    *,
+    tracer: Tracer | None = None,
+    health_checked: bool = True,
+    max_message_bytes: int = 64 * 1024 * 1024,
 ) -> grpc.aio.Channel:
-    """A channel to ``address``; nothing is sent until the first call."""
+    """A channel to ``address``; nothing is sent until the first call.
+
+    Unless ``health_checked``, calls are sent to peers that say that they do not serve, too.
+    """
     options: list[tuple[str, str | int]] = [
-        ("grpc.service_config", _SERVICE_CONFIG),
+        *([("grpc.service_config", _SERVICE_CONFIG)] if health_checked else []),
         ("grpc.enable_retries", 0),
+        # gRPC would send even loopback addresses through the http_proxy of the environment.
+        ("grpc.enable_http_proxy", 0),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.keepalive_time_ms", 30_000),
@@ -48,3 +59,16 @@ def open_channel(
     return grpc.aio.insecure_channel(
         target(address), options=options, interceptors=[Outgoing(tracer=tracer, margin=DEADLINE_MARGIN)]
     )
+
+
+async def check_serving(
+    channel: grpc.aio.Channel, name: str, *, service: str = "readiness", patience: float = 2.0
+) -> None:
+    """Ask the peer's health service; raise Unavailable unless it says SERVING within ``patience`` seconds."""
+    stub = health_pb2_grpc.HealthStub(channel)
+    try:
+        response = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=patience)
+    except grpc.aio.AioRpcError as error:
+        raise Unavailable(f"{name} does not answer", metadata={"dependency": name}) from error
+    if response.status != health_pb2.HealthCheckResponse.SERVING:
+        raise Unavailable(f"{name} is not ready", metadata={"dependency": name})

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "GROUNDWIRE_"
@@ -71,6 +71,19 @@ class DevelopmentOptions(Options):
     roles: tuple[str, ...] = ("admin",)
 
 
+class EmbeddingOptions(Options):
+    """Which model turns text into vectors; ingestion and retrieval must agree on it."""
+
+    url: str = Field(
+        "embedded:",
+        pattern=r"^(embedded:|https?://\S+)$",
+        description="embedded: the model that is installed; http(s)://HOST/v1: an OpenAI-compatible server.",
+    )
+    model: str = Field("", description="The model that a server is asked for.")
+    dimension: int = Field(384, ge=2, le=65_536, description="The length of the server's vectors.")
+    api_key: SecretStr | None = Field(None, description="The server's key, if it wants one.")
+
+
 class Settings(BaseSettings):
     """What every service shares; each service's own settings add one section."""
 
@@ -85,6 +98,7 @@ class Settings(BaseSettings):
     log: LogOptions = LogOptions()
     drain: DrainOptions = DrainOptions()
     development: DevelopmentOptions = DevelopmentOptions()
+    embedding: EmbeddingOptions = EmbeddingOptions()
     models_dir: Path | None = Field(None, description="Where model weights are looked for first.")
     reflection: bool | None = Field(None, description="Server reflection; unset: on loopback only.")
 
@@ -106,6 +120,11 @@ class Settings(BaseSettings):
         if service == "store" and not self.addresses.store:
             return f"unix:{socket_path(self.data_dir, 'store')}"
         return str(getattr(self.addresses, service))
+
+    @property
+    def catalog_path(self) -> Path:
+        """The embedded catalog's file."""
+        return self.data_dir / "catalog.sqlite3"
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""

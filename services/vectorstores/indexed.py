@@ -37,8 +37,9 @@ Result = TypeVar("Result")
 _EXACT_LIMIT = 2_000
 # Reading a vector from Chroma costs about three times as much as one more hit of a search (26 and 8 µs measured).
 _VECTOR_COST = 3
-# How much deeper than selectivity alone suggests the first search goes, and how the next ones grow.
-_MARGIN = 1.5
+# How much deeper than selectivity alone suggests the first search goes, and how the next ones grow. A graph index
+# is least exact at the end of what it returns: the margin also keeps the hits that are used away from there.
+_MARGIN = 2
 _DEEPEN = 4
 
 

@@ -15,7 +15,7 @@ import threading
 import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import tantivy
@@ -164,10 +164,24 @@ class TantivyLexicalIndex:
                     index = self._indexes.get(partition)
                     if index is not None:
                         index.reload()
-            except (ValueError, OSError) as error:
-                # A writer is unusable after an error; a new one starts from the last commit.
-                self._writers.pop(partition, None)
-                raise Unavailable("the lexical index could not be written") from error
+            except BaseException as error:
+                # Whatever went wrong, half a batch must not ride along with the next commit.
+                self._roll_back(partition)
+                if isinstance(error, ValueError | OSError):
+                    raise Unavailable("the lexical index could not be written") from error
+                raise
+
+    def _roll_back(self, partition: Partition) -> None:
+        writer = self._writers.get(partition)
+        if writer is None:
+            return
+        try:
+            writer.rollback()
+        except (ValueError, OSError):
+            # Beyond use; closing it gives up its lock, so that a new one can start from the last commit.
+            del self._writers[partition]
+            with suppress(ValueError, OSError):
+                writer.wait_merging_threads()
 
     def _writer(self, partition: Partition) -> tantivy.IndexWriter:
         writer = self._writers.get(partition)

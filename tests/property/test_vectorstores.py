@@ -67,7 +67,7 @@ def assert_same_ranking(actual: list[StoreHit], ranked: list[StoreHit], limit: i
         assert (hit.document_id, hit.version) == (own.document_id, own.version)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     rows=contents,
     pieces=st.integers(1, 3),
@@ -77,7 +77,7 @@ def assert_same_ranking(actual: list[StoreHit], ranked: list[StoreHit], limit: i
     query=st.lists(st.sampled_from("abcdefgz"), min_size=1, max_size=6),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_searches_equal_the_oracle(
+def test_searches_equal_the_oracle(  # noqa: PLR0917 (Hypothesis hands them over by name)
     store: IndexedStore,
     rows: list[tuple[int, int, int, list[str]]],
     pieces: int,
@@ -122,7 +122,7 @@ def test_searches_equal_the_oracle(
     asyncio.run(compare())
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(
     steps=st.lists(
         st.one_of(

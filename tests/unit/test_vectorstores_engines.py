@@ -25,7 +25,8 @@ PARTITION = Partition("acme", "default")
 
 def rows(count: int, dimension: int = 4, *, seed: int = 0) -> Vector:
     matrix = np.random.default_rng(seed).standard_normal((count, dimension)).astype(np.float32)
-    return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    return matrix
 
 
 def test_partition_keys_are_fixed_and_distinct() -> None:
@@ -89,13 +90,23 @@ def test_files_of_an_uncommitted_write_do_no_harm(tmp_path: Path) -> None:
     index.close()
 
 
-def test_a_failed_write_is_unavailable_shows_nothing_and_can_be_repeated(tmp_path: Path) -> None:
+def test_half_a_batch_is_never_committed(tmp_path: Path) -> None:
     index = TantivyLexicalIndex(tmp_path)
     index.upsert(PARTITION, [IndexedTerms("0", 0, ("word",))])
-    failing = [IndexedTerms("1", 0, ("word",)), IndexedTerms("2", -1, ("word",))]  # tantivy takes no negative number
+    with pytest.raises(OverflowError):  # tantivy takes no negative number
+        index.upsert(PARTITION, [IndexedTerms("1", 0, ("word",)), IndexedTerms("2", -1, ("word",))])
+    index.upsert(PARTITION, [IndexedTerms("3", 0, ("word",))])
+    assert {found for found, _ in index.search(PARTITION, ["word"], 10, None)} == {"0", "3"}
+    index.close()
+
+
+def test_a_failed_write_is_unavailable_and_can_be_repeated(tmp_path: Path) -> None:
+    index = TantivyLexicalIndex(tmp_path)
+    index.upsert(PARTITION, [IndexedTerms("0", 0, ("word",))])
+    (tmp_path / PARTITION.key).rename(tmp_path / "away")
     with pytest.raises(Unavailable):
-        index.upsert(PARTITION, failing)
-    assert [found for found, _ in index.search(PARTITION, ["word"], 10, None)] == ["0"]
+        index.upsert(PARTITION, [IndexedTerms("1", 0, ("word",))])
+    (tmp_path / "away").rename(tmp_path / PARTITION.key)
     index.upsert(PARTITION, [IndexedTerms("2", 0, ("word",))])
     assert {found for found, _ in index.search(PARTITION, ["word"], 10, None)} == {"0", "2"}
     index.close()
@@ -143,6 +154,29 @@ def test_vectors_come_back_as_they_went_in(tmp_path: Path) -> None:
     assert sorted(ids) == ["3", "7"]
     assert index.vectors(PARTITION, [])[0] == []
     assert index.vectors(Partition("acme", "none"), ["7"])[0] == []
+    index.close()
+
+
+def test_only_vectors_that_changed_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = ChromaVectorIndex.embedded(tmp_path)
+    ids = [f"{i}" for i in range(10)]
+    matrix = rows(10, 384)
+    index.upsert(PARTITION, ids[:6], matrix[:6])
+    written: list[str] = []
+    collection = index._open(PARTITION)
+    real = collection.upsert
+
+    def upsert(**given: Any) -> None:
+        written.extend(given["ids"])
+        real(**given)
+
+    monkeypatch.setattr(collection, "upsert", upsert)
+    matrix[3] = rows(1, 384, seed=9)[0]
+    index.upsert(PARTITION, ids, matrix)
+    assert written == ["3", "6", "7", "8", "9"]
+    assert index.search(PARTITION, matrix[3], 1)[0][0] == "3"
+    index.upsert(PARTITION, ids, matrix)
+    assert len(written) == 5
     index.close()
 
 

@@ -82,12 +82,11 @@ def lines_of(fragments: list[Fragment], page: int) -> list[Line]:
 
 
 def _plain(text: str) -> str:
-    if text.strip() == "\x7f":
-        return "•"  # how some writers encode a bullet in a symbol font
+    # Some writers encode a bullet as a control character.
+    if text.lstrip().startswith("\x7f"):
+        text = text.replace("\x7f", "•", 1)
     stripped = text.rstrip()
-    if stripped.endswith(_HYPHENS):
-        return stripped[:-1] + "-"
-    return text
+    return stripped[:-1] + "-" if stripped.endswith(_HYPHENS) else text
 
 
 def _same_baseline(line: Line, fragment: Fragment) -> bool:

@@ -51,7 +51,7 @@ def parse_docx(content: bytes) -> ParsedDocument:
         builder.title = as_title(document.core_properties.title) or builder.title
     except (ParseFailure, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - python-docx and lxml raise nearly anything on broken files
         raise _malformed(type(error).__name__) from None
     if builder.empty:
         raise no_text("document", "if it consists of pictures, send a version with text")
@@ -63,7 +63,7 @@ def _check_archive(content: bytes) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = archive.infolist()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - zipfile too: BadZipFile, struct.error, ValueError ...
         raise _malformed(type(error).__name__) from None
     if any(member.flag_bits & 1 for member in members):
         raise ParseFailure(FailureReason.ENCRYPTED, "The document is protected by a password; remove it and try again.")

@@ -20,15 +20,15 @@ def _parser(media_type: MediaType) -> Callable[[bytes], ParsedDocument]:
     # Imported when first needed: a worker that reads only Markdown starts faster and stays smaller without the rest.
     match media_type:
         case MediaType.TEXT:
-            from services.ingestion.adapters.parsing.text import parse_text as parse
+            from services.ingestion.adapters.parsing.text import parse_text as parse  # noqa: PLC0415
         case MediaType.MARKDOWN:
-            from services.ingestion.adapters.parsing.markdown import parse_markdown as parse
+            from services.ingestion.adapters.parsing.markdown import parse_markdown as parse  # noqa: PLC0415
         case MediaType.HTML:
-            from services.ingestion.adapters.parsing.html import parse_html as parse
+            from services.ingestion.adapters.parsing.html import parse_html as parse  # noqa: PLC0415
         case MediaType.PDF:
-            from services.ingestion.adapters.parsing.pdf import parse_pdf as parse
+            from services.ingestion.adapters.parsing.pdf import parse_pdf as parse  # noqa: PLC0415
         case MediaType.DOCX:
-            from services.ingestion.adapters.parsing.docx import parse_docx as parse
+            from services.ingestion.adapters.parsing.docx import parse_docx as parse  # noqa: PLC0415
     return parse
 
 

@@ -52,7 +52,7 @@ def parse_pdf(content: bytes) -> ParsedDocument:
         raise ParseFailure(
             FailureReason.RESOURCE_LIMIT, "The PDF unpacks to far more data than can be read; save it again, smaller."
         ) from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - pypdf raises nearly anything on broken files
         where = "The file is not a complete PDF" if page is None else f"The PDF is damaged near page {page + 1}"
         raise ParseFailure(
             FailureReason.MALFORMED,
@@ -73,7 +73,7 @@ def _unlock(reader: PdfReader) -> None:
         return
     try:
         opened = reader.decrypt("") is not PasswordType.NOT_DECRYPTED
-    except Exception:
+    except Exception:  # noqa: BLE001 - an unknown or broken scheme of encryption
         opened = False
     if not opened:
         raise ParseFailure(

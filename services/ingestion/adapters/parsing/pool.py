@@ -27,7 +27,7 @@ class SubprocessParser:
     """A DocumentParser that keeps up to ``workers`` processes, started when first needed.
 
     One document may take ``timeout_s`` seconds (waiting for a free worker not counted) and its worker
-    ``memory_limit_bytes`` of address space, some 150 MB of which are the interpreter's and the libraries' own. A worker that
+    ``memory_limit_bytes`` of address space (the interpreter and the libraries take 20 to 60 MB of it). A worker that
     hangs, crashes or runs out of memory fails its document alone and is replaced. After ``documents_per_worker``
     documents a worker is replaced anyway; 1 gives each document a process of its own.
     """
@@ -220,8 +220,10 @@ class _Worker:
         return formats.crashed(f"the worker ended with code {code}")
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        # Not Process.kill: it may reap the process itself, and asyncio then never learns how it ended.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
 
     async def gone(self) -> None:
         """Wait until the process is reaped and its pipes are closed."""

@@ -1,0 +1,45 @@
+"""Calls to services: channels that are opened for one command and closed with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from cli.errors import usage
+from cli.rpc_errors import explain
+
+_MAX_MESSAGE = 64 * 1024 * 1024
+
+
+@asynccontextmanager
+async def connect(service: str, address: str) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to ``service`` at ``address``; a call that fails inside leaves as a CliError."""
+    channel = open_channel(address)
+    try:
+        yield channel
+    except grpc.aio.AioRpcError as error:
+        raise explain(error, service, address) from error
+    finally:
+        await channel.close()
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A plain channel: it says at once that nobody answers, and shows a service that is not serving as it is."""
+    if not address.startswith("unix:") and not address.rpartition(":")[2].isdigit():
+        raise usage(f"{address!r} is not an address; write HOST:PORT or unix:/path")
+    options: list[tuple[str, str | int]] = [
+        ("grpc.enable_retries", 0),
+        # gRPC would send even loopback addresses through the http_proxy of the environment.
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.max_receive_message_length", _MAX_MESSAGE),
+        ("grpc.max_send_message_length", _MAX_MESSAGE),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    if address.startswith("unix:"):
+        options.append(("grpc.default_authority", "localhost"))
+    return grpc.aio.insecure_channel(address, options=options)

@@ -1,0 +1,85 @@
+"""gRPC statuses, with their google.rpc details, as errors for people."""
+
+from __future__ import annotations
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from cli.errors import CliError, ExitCode
+from cli.text import clean, seconds
+
+_UNAVAILABLE = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+)
+_FAILED = frozenset(
+    {
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DATA_LOSS,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+_DEFAULT_RETRY = 1.0
+
+
+def explain(error: grpc.aio.AioRpcError, service: str, address: str) -> CliError:
+    """What a failed call to ``service`` at ``address`` means, and what to do about it."""
+    code = error.code()
+    info, violations, retry_after = _details(error)
+    said = clean(error.details() or "")
+    where = f"the {service} service at {address}"
+    if code is grpc.StatusCode.UNAVAILABLE and info is None:
+        return CliError(
+            f"cannot reach {where}; start it with `groundwire up`, or say where it is with --address",
+            code=ExitCode.UNAVAILABLE,
+            retry_after=_DEFAULT_RETRY,
+        )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return CliError(
+            f"{where} did not answer in time; try again, or allow it more with --timeout", code=ExitCode.UNAVAILABLE
+        )
+    if code is grpc.StatusCode.UNIMPLEMENTED and info is None:
+        return CliError(
+            f"{where} does not offer this; check that the address is the {service} service's", code=ExitCode.REFUSED
+        )
+    if code in _UNAVAILABLE and (code is grpc.StatusCode.UNAVAILABLE or retry_after is not None):
+        wait = retry_after if retry_after is not None else _DEFAULT_RETRY
+        return CliError(f"{said}; try again in {seconds(wait)}", code=ExitCode.UNAVAILABLE, retry_after=wait)
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return CliError(f"{where} does not know you: {said}", code=ExitCode.REFUSED)
+    if code in _FAILED:
+        request_id = (info.metadata.get("request_id") if info else "") or _trailer(error, "x-request-id")
+        hint = f" (request id {request_id})" if request_id else ""
+        return CliError(f"{where} failed: {code.name}: {said}{hint}")
+    if violations:
+        return CliError(f"{where} refused the request", code=ExitCode.REFUSED, details=violations)
+    return CliError(f"{said or code.name} ({service} service)", code=ExitCode.REFUSED)
+
+
+def _details(
+    error: grpc.aio.AioRpcError,
+) -> tuple[error_details_pb2.ErrorInfo | None, list[str], float | None]:
+    found: error_details_pb2.ErrorInfo | None = None
+    violations: list[str] = []
+    retry_after: float | None = None
+    for key, value in error.trailing_metadata() or ():
+        if key != "grpc-status-details-bin" or not isinstance(value, bytes):
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            info = error_details_pb2.ErrorInfo()
+            bad_request = error_details_pb2.BadRequest()
+            retry = error_details_pb2.RetryInfo()
+            if detail.Unpack(info):
+                found = info
+            elif detail.Unpack(bad_request):
+                violations = [f"{clean(v.field)}: {clean(v.description)}" for v in bad_request.field_violations]
+            elif detail.Unpack(retry):
+                retry_after = retry.retry_delay.ToMilliseconds() / 1000
+    return found, violations, retry_after
+
+
+def _trailer(error: grpc.aio.AioRpcError, name: str) -> str:
+    values = (value for key, value in error.trailing_metadata() or () if key == name)
+    value = next(values, "")
+    return clean(value.decode("latin-1") if isinstance(value, bytes) else value)

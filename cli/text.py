@@ -1,0 +1,43 @@
+"""Small pure helpers for words and numbers on a terminal."""
+
+from __future__ import annotations
+
+import re
+
+# Everything that a terminal would obey instead of show: C0 (except tab and newline), DEL and C1.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SPACE = re.compile(r"\s+")
+
+
+def clean(text: str) -> str:
+    """``text`` without control characters: a document must not be able to move the cursor or set the title."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+
+
+def one_line(text: str, width: int = 160) -> str:
+    """``text`` on one line of at most ``width`` characters."""
+    line = _SPACE.sub(" ", clean(text)).strip()
+    return line if len(line) <= width else line[: width - 1].rstrip() + "…"
+
+
+def seconds(value: float) -> str:
+    """A duration for people: ``0.42 s``, ``7 s``, ``3 min 20 s``."""
+    if value < 10:
+        return f"{value:.2f}".rstrip("0").rstrip(".") + " s"
+    if value < 100:
+        return f"{value:.0f} s"
+    return f"{int(value) // 60} min {int(value) % 60} s"
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: ``512 B``, ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 document``, ``2 documents``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

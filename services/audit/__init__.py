@@ -1,0 +1,1 @@
+"""AuditService: who did and read what, provably."""

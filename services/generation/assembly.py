@@ -1,0 +1,60 @@
+"""The generation service's composition root."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import grpc
+
+from groundwire.generation.v1 import generation_service_pb2 as pb
+from groundwire.generation.v1 import generation_service_pb2_grpc as rpc
+from services.embedding.ports import CrossEncoder
+from services.embedding.weights import MS_MARCO_MINILM_L12
+from services.generation.adapters.extractive import ExtractiveEndpoint
+from services.generation.adapters.openai import OpenAIEndpoint
+from services.generation.generation import AttemptLimits, Generator
+from services.generation.ports import AnswerEndpoint
+from services.generation.servicer import GenerationServicer
+from services.generation.settings import EndpointOptions, GenerationSettings
+from services.runtime.process import Process
+from services.runtime.server import Service
+
+
+async def assemble(
+    settings: GenerationSettings, process: Process, *, endpoints: Sequence[AnswerEndpoint] | None = None
+) -> Service:
+    """Wire generation to the endpoints that the settings name (or take ``endpoints``, and close them)."""
+    options = settings.generation
+    if endpoints is None:
+        cross_encoder = await process.cross_encoder(settings)
+        endpoints = [
+            _endpoint(endpoint, cross_encoder, options.first_token_timeout) for endpoint in options.llm_endpoints
+        ]
+    limits = AttemptLimits(first_token=options.first_token_timeout, total=options.answer_timeout)
+    generator = Generator(endpoints, time.monotonic, limits)
+    servicer = GenerationServicer(generator)
+
+    def register(server: grpc.aio.Server) -> None:
+        rpc.add_GenerationServiceServicer_to_server(servicer, server)
+
+    async def ready() -> None:
+        """Endpoints are tried when they are needed: one that is down now may be back by then."""
+
+    return Service(
+        name="generation",
+        descriptors=[pb.DESCRIPTOR.services_by_name["GenerationService"]],
+        register=register,
+        ready=ready,
+        close=generator.close,
+        deadline_cap=options.timeout,
+    )
+
+
+def _endpoint(options: EndpointOptions, cross_encoder: CrossEncoder, patience: float) -> AnswerEndpoint:
+    if options.url == "extractive:":
+        return ExtractiveEndpoint(cross_encoder, name=options.name, model=MS_MARCO_MINILM_L12.name)
+    key = options.api_key.get_secret_value() if options.api_key else None
+    return OpenAIEndpoint(
+        options.name, options.url, options.model, api_key=key, timeout=patience, support=cross_encoder
+    )

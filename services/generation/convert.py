@@ -1,0 +1,122 @@
+"""Between the wire and the domain of generation. Parsing is validation: it names every field that is wrong."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+from groundwire.common.v1 import core_pb2
+from groundwire.generation.v1 import generation_service_pb2 as pb
+from services.corpus.errors import Violations
+from services.generation.generation import (
+    Attempt,
+    Delta,
+    EndpointStatus,
+    Final,
+    GenerationEvent,
+    GenerationRequest,
+    GenerationResult,
+    Reset,
+)
+from services.generation.ports import Passage
+
+MAX_QUERY_CHARS = 4096
+MAX_PASSAGES = 50
+MAX_PASSAGE_CHARS = 32_768
+MAX_TITLE_CHARS = 1024
+MAX_ID_CHARS = 512
+DEFAULT_MAX_TOKENS = 1000
+MOST_MAX_TOKENS = 8192
+
+
+def parse_request(request: pb.GenerateRequest) -> GenerationRequest:
+    """Read a request; raise InvalidRequest with every violated field."""
+    violations = Violations()
+    violations.require(len(request.query.strip()) > 0, "query", "must not be empty")
+    violations.require(
+        len(request.query) <= MAX_QUERY_CHARS, "query", f"must have at most {MAX_QUERY_CHARS} characters"
+    )
+    violations.require("\0" not in request.query, "query", "must not contain NUL")
+    violations.require(len(request.passages) <= MAX_PASSAGES, "passages", f"must be at most {MAX_PASSAGES}")
+    seen: set[str] = set()
+    # More than the limit are not looked at: the answer to such a request must not grow with it.
+    for index, passage in enumerate(request.passages[:MAX_PASSAGES]):
+        _check_passage(passage, f"passages[{index}]", seen, violations)
+    violations.require(
+        0 <= request.max_tokens <= MOST_MAX_TOKENS,
+        "max_tokens",
+        f"must be between 1 and {MOST_MAX_TOKENS}, or 0 for the default",
+    )
+    violations.require(0.0 <= request.min_confidence <= 1.0, "min_confidence", "must be between 0 and 1")
+    violations.raise_if_any()
+    return GenerationRequest(
+        query=request.query,
+        passages=tuple(Passage(p.passage_id, p.title, p.text, p.score) for p in request.passages),
+        max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS,
+        min_confidence=request.min_confidence,
+    )
+
+
+def _check_passage(passage: pb.Passage, path: str, seen: set[str], violations: Violations) -> None:
+    identifier = passage.passage_id
+    violations.require(
+        0 < len(identifier) <= MAX_ID_CHARS, f"{path}.passage_id", f"must have 1 to {MAX_ID_CHARS} characters"
+    )
+    violations.require(identifier not in seen or not identifier, f"{path}.passage_id", "must be unique in the request")
+    seen.add(identifier)
+    violations.require(
+        len(passage.title) <= MAX_TITLE_CHARS, f"{path}.title", f"must have at most {MAX_TITLE_CHARS} characters"
+    )
+    violations.require(
+        len(passage.text) <= MAX_PASSAGE_CHARS, f"{path}.text", f"must have at most {MAX_PASSAGE_CHARS} characters"
+    )
+    violations.require(math.isfinite(passage.score), f"{path}.score", "must be a finite number")
+
+
+def result_to_pb(result: GenerationResult) -> pb.GenerateResponse:
+    """Write a result."""
+    return pb.GenerateResponse(
+        answer=result.answer,
+        citations=[
+            pb.Citation(
+                marker=citation.marker,
+                passage_id=citation.passage_id,
+                start_offset=citation.start,
+                end_offset=citation.end,
+            )
+            for citation in result.citations
+        ],
+        confidence=result.confidence,
+        abstained=result.abstained,
+        low_confidence=result.low_confidence,
+        endpoint=result.endpoint,
+        usage=core_pb2.Usage(input_tokens=result.usage.input_tokens, output_tokens=result.usage.output_tokens),
+        warnings=[core_pb2.Warning(code=notice.code, message=notice.message) for notice in result.warnings],
+    )
+
+
+def event_to_pb(event: GenerationEvent) -> pb.GenerateEvent:
+    """Write one step of a stream."""
+    match event:
+        case Attempt(endpoint, number):
+            return pb.GenerateEvent(attempt=pb.Attempt(endpoint=endpoint, number=number))
+        case Delta(text):
+            return pb.GenerateEvent(delta=pb.Delta(text=text))
+        case Reset(reason):
+            return pb.GenerateEvent(reset=pb.Reset(reason=reason))
+        case Final(result):
+            return pb.GenerateEvent(final=result_to_pb(result))
+
+
+def status_to_pb(status: EndpointStatus) -> pb.EndpointStatus:
+    """Write an endpoint's status; ``breaker`` stays empty while endpoints have none."""
+    written = pb.EndpointStatus(
+        name=status.name,
+        kind=status.kind,
+        model=status.model,
+        healthy=status.healthy,
+        in_flight=status.in_flight,
+        error_message=status.error_message,
+    )
+    written.latency.FromTimedelta(timedelta(seconds=status.latency))
+    return written

@@ -1,0 +1,46 @@
+"""GenerationService on the wire: protobuf in, one domain call, protobuf out. Domain errors pass to the interceptors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc
+
+from groundwire.generation.v1 import generation_service_pb2 as pb
+from groundwire.generation.v1 import generation_service_pb2_grpc
+from services.generation.convert import event_to_pb, parse_request, result_to_pb, status_to_pb
+from services.generation.generation import Generator
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
+    """Translates and delegates to the :class:`Generator`."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        """Write an answer, or abstain."""
+        return result_to_pb(await self._generator.generate(parse_request(request)))
+
+    async def StreamGenerate(
+        self,
+        request: pb.GenerateRequest,
+        context: Context,
+    ) -> AsyncIterator[pb.GenerateEvent]:
+        """Write an answer in pieces."""
+        # Closed here and now, so that a client that goes away ends the endpoint's work at once.
+        async with aclosing(self._generator.stream(parse_request(request))) as events:
+            async for event in events:
+                yield event_to_pb(event)
+
+    async def ListEndpoints(
+        self,
+        request: pb.ListEndpointsRequest,
+        context: Context,
+    ) -> pb.ListEndpointsResponse:
+        """Say how every endpoint is."""
+        return pb.ListEndpointsResponse(endpoints=[status_to_pb(status) for status in self._generator.list_endpoints()])

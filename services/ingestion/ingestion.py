@@ -1,0 +1,303 @@
+"""Taking documents in: parse, chunk, embed, store, and only then make the new version visible.
+
+Each document of a batch has a fate of its own. A version becomes visible in one step, when all its chunks are
+stored; whatever fails before leaves the old version as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from typing import TypeVar
+
+import structlog
+
+from services.corpus.chunk import Passage, chunk_id
+from services.corpus.document import Collection, Document, DocumentState
+from services.corpus.errors import FailedPrecondition, FieldViolation, GroundwireError, Unavailable
+from services.corpus.filter import Metadata
+from services.corpus.principal import Access, Caller
+from services.corpus.terms import analyze
+from services.ingestion.media_type import detect_media_type
+from services.ingestion.parsed import ChunkLimits, ParseFailure, SplitDocument
+from services.ingestion.ports import Catalog, DocumentParser, Embedder, VectorStore
+from services.ingestion.store_writer import StoreWriter
+from services.security.permissions import EVERYTHING
+from services.vectorstores.ports import Partition, StoredChunk
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+
+
+class Failure(Enum):
+    """Why a document was not taken in, beside what parsing may say (``services.ingestion.parsed.FailureReason``)."""
+
+    TOO_LARGE = "too_large"
+    INVALID_FIELD = "invalid_field"
+    EMBEDDER_UNAVAILABLE = "embedder_unavailable"
+    STORE_UNAVAILABLE = "store_unavailable"
+    PERMISSION_DENIED = "permission_denied"
+    INTERNAL = "internal"
+    NOT_REACHED = "not_reached"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A document as it was sent. ``violations`` are fields that were found wrong before the domain saw it."""
+
+    content: bytes
+    document_id: str = ""
+    title: str = ""
+    uri: str = ""
+    media_type: str = ""
+    metadata: Metadata = field(default_factory=dict)
+    access: Access | None = None
+    violations: tuple[FieldViolation, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one document. ``reason`` is a ParseFailure's reason or a Failure's value, None if all is well."""
+
+    index: int
+    document_id: str
+    version: int = 0
+    chunks: int = 0
+    unchanged: bool = False
+    reason: str | None = None
+    message: str = ""
+    violations: tuple[FieldViolation, ...] = ()
+    retryable: bool = False
+
+
+@dataclass(frozen=True)
+class IngestionLimits:
+    """Bounds of one service. ``in_flight`` documents are worked on at a time, over all callers."""
+
+    max_document_bytes: int = 32 * 1024 * 1024
+    in_flight: int = 6
+    chunks: ChunkLimits = field(default_factory=ChunkLimits)
+
+
+class _Failed(Exception):  # noqa: N818 - an outcome, not an error of the program
+    """A document's failure on its way to its Outcome."""
+
+    def __init__(self, reason: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retryable = retryable
+
+
+class _Turns:
+    """A lock per key, kept only while somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[tuple[str, str, str], tuple[asyncio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def of(self, key: tuple[str, str, str]) -> AsyncIterator[None]:
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(key)
+            if users > 1:
+                self._locks[key] = lock, users - 1
+
+
+class Ingestor:
+    """The ingestion domain. Safe to use concurrently."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        parser: DocumentParser,
+        embedder: Embedder,
+        store: VectorStore,
+        limits: IngestionLimits | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._catalog = catalog
+        self._parser = parser
+        self._embedder = embedder
+        self._store = store
+        self._writer = StoreWriter(store)
+        self._limits = limits or IngestionLimits()
+        self._slots = asyncio.Semaphore(self._limits.in_flight)
+        # Two versions of one document must not overtake each other between planning and activation.
+        self._turns = _Turns()
+        self._now = now
+
+    async def ingest(self, caller: Caller, collection: Collection, drafts: Sequence[Draft]) -> list[Outcome]:
+        """Take a batch in; one Outcome per draft, in the order given. Never raises for a document's sake.
+
+        Raises FailedPrecondition when the collection was built with another embedding model.
+        """
+        model = self._embedder.model
+        if (collection.embedding_model, collection.dimension) != (model.name, model.dimension):
+            raise FailedPrecondition(
+                f"the collection {collection.name} was built with the embedding model {collection.embedding_model}, "
+                f"this service runs {model.name}; rebuild it with `groundwire reindex {collection.name}`",
+                reason="EMBEDDING_MISMATCH",
+                metadata={
+                    "collection": collection.name,
+                    "collection_model": collection.embedding_model,
+                    "service_model": model.name,
+                },
+            )
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._ingest_one(caller, collection, i, d)) for i, d in enumerate(drafts)]
+        return [task.result() for task in tasks]
+
+    async def close(self) -> None:
+        """Let the last write end."""
+        await self._writer.close()
+
+    async def _ingest_one(self, caller: Caller, collection: Collection, index: int, draft: Draft) -> Outcome:
+        digest = hashlib.sha256(draft.content).hexdigest() if draft.content else ""
+        document_id = draft.document_id or (f"doc-{digest[:32]}" if digest else "")
+        if draft.violations:
+            listed = "; ".join(f"{violation.field}: {violation.description}" for violation in draft.violations)
+            return Outcome(
+                index,
+                document_id,
+                reason=Failure.INVALID_FIELD.value,
+                message=f"The description is wrong: {listed}.",
+                violations=draft.violations,
+            )
+        try:
+            async with self._turns.of((caller.tenant, collection.name, document_id)), self._slots:
+                return await self._take_in(caller, collection, index, document_id, digest, draft)
+        except ParseFailure as failure:
+            _log.info("document cannot be read", reason=failure.reason.value, detail=failure.detail)
+            reason, message, retryable = failure.reason.value, failure.message, failure.reason.transient
+        except _Failed as failed:
+            reason, message, retryable = failed.reason, failed.message, failed.retryable
+        except Exception as error:  # noqa: BLE001 - one document's defect must not be the batch's
+            _log.exception("document failed unexpectedly", exc_info=error)
+            reason, retryable = Failure.INTERNAL.value, True
+            message = "An internal error; the request id finds it in the service's logs."
+        return Outcome(index, document_id, reason=reason, message=message, retryable=retryable)
+
+    async def _take_in(
+        self, caller: Caller, collection: Collection, index: int, document_id: str, digest: str, draft: Draft
+    ) -> Outcome:
+        if len(draft.content) > self._limits.max_document_bytes:
+            mib = self._limits.max_document_bytes // (1024 * 1024)
+            raise _Failed(Failure.TOO_LARGE.value, f"The document is larger than {mib} MiB; split it into parts.")
+        media_type = detect_media_type(draft.media_type, draft.uri, draft.content)
+        access = draft.access or collection.default_access or Access(frozenset({f"user:{caller.subject}"}))
+        current = await self._catalog_call(self._catalog.get_document(caller.tenant, collection.name, document_id))
+        if current is not None and current.state is DocumentState.ACTIVE:
+            if not _may_replace(caller, current):
+                raise _Failed(
+                    Failure.PERMISSION_DENIED.value, "This document id belongs to somebody else; choose another one."
+                )
+            if _same(current, draft, digest, access):
+                return Outcome(index, document_id, current.version, current.chunk_count, unchanged=True)
+        split = await self._parser.split(draft.content, media_type, self._limits.chunks)
+        plan = await self._catalog_call(self._catalog.plan_version(caller.tenant, collection.name, document_id, access))
+        title = draft.title or split.title or document_id
+        chunks = await self._embed(document_id, plan.version, plan.reader_set, title, split)
+        partition = Partition(caller.tenant, collection.name)
+        await self._store_call(self._writer.upsert(partition, chunks))
+        now = self._now()
+        document = Document(
+            tenant=caller.tenant,
+            collection=collection.name,
+            document_id=document_id,
+            version=plan.version,
+            title=title,
+            uri=draft.uri,
+            media_type=media_type,
+            metadata=draft.metadata,
+            access=access,
+            owner=f"user:{caller.subject}",
+            state=DocumentState.ACTIVE,
+            content_sha256=digest,
+            chunk_count=len(chunks),
+            create_time=now,
+            update_time=now,
+        )
+        if await self._catalog_call(self._catalog.activate_version(document)):
+            await self._remove_older(partition, document_id, plan.version)
+        return Outcome(index, document_id, plan.version, len(chunks))
+
+    async def _embed(
+        self, document_id: str, version: int, reader_set: int, title: str, split: SplitDocument
+    ) -> list[StoredChunk]:
+        texts = [_embedded_text(title, passage) for passage in split.passages]
+        try:
+            vectors = await self._embedder.embed_passages(texts)
+        except GroundwireError as error:
+            raise _Failed(
+                Failure.EMBEDDER_UNAVAILABLE.value, "The embedding model did not answer; try again.", retryable=True
+            ) from error
+        return [
+            StoredChunk(
+                chunk_id=chunk_id(document_id, version, ordinal),
+                document_id=document_id,
+                version=version,
+                ordinal=ordinal,
+                reader_set=reader_set,
+                payload=passage.to_payload(),
+                vector=vectors[ordinal],
+                terms=tuple(analyze(texts[ordinal])),
+            )
+            for ordinal, passage in enumerate(split.passages)
+        ]
+
+    async def _remove_older(self, partition: Partition, document_id: str, version: int) -> None:
+        if version == 1:
+            return
+        # The catalog names the current version and retrieval checks it: chunks that stay behind are never shown.
+        try:
+            await self._store.delete_chunks(partition, document_id, keep_version=version)
+        except GroundwireError as error:
+            _log.warning("older chunks stay until the next version", reason=error.reason)
+
+    async def _store_call(self, work: Awaitable[_T]) -> _T:
+        return await _retryable(work, Failure.STORE_UNAVAILABLE, "The vector store did not answer; try again.")
+
+    async def _catalog_call(self, work: Awaitable[_T]) -> _T:
+        return await _retryable(work, Failure.STORE_UNAVAILABLE, "The catalog did not answer; try again.")
+
+
+async def _retryable(work: Awaitable[_T], failure: Failure, message: str) -> _T:
+    try:
+        return await work
+    except GroundwireError as error:
+        raise _Failed(failure.value, message, retryable=isinstance(error, Unavailable)) from error
+
+
+def _embedded_text(title: str, passage: Passage) -> str:
+    """What is embedded and indexed: the passage under its title and headings, so that it is found by its topic."""
+    topic = " › ".join(dict.fromkeys([title, *passage.headings]))
+    return f"{topic}\n{passage.text}"
+
+
+def _same(current: Document, draft: Draft, digest: str, access: Access) -> bool:
+    return (
+        current.content_sha256 == digest
+        and current.access == access
+        and current.metadata == draft.metadata
+        and current.uri == draft.uri
+        and (not draft.title or current.title == draft.title)
+    )
+
+
+def _may_replace(caller: Caller, document: Document) -> bool:
+    return (
+        document.owner == f"user:{caller.subject}"
+        or document.access.admits(caller.principals)
+        or EVERYTHING in caller.permissions
+    )

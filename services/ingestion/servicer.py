@@ -1,0 +1,94 @@
+"""IngestionService on the wire."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
+from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
+from interceptors._shapes import Context
+from services.corpus.principal import Caller
+from services.ingestion import convert
+from services.ingestion.ingestion import Ingestor
+from services.ingestion.library import Library
+from services.runtime import paging, wire
+from services.runtime.unbuilt import unbuilt
+
+
+class IngestionServicer(rpc.IngestionServiceServicer):
+    """Translates and delegates."""
+
+    CreateIngestionJob = unbuilt
+    GetIngestionJob = unbuilt
+    ListIngestionJobs = unbuilt
+    WatchIngestionJob = unbuilt
+    CancelIngestionJob = unbuilt
+    RetryFailedDocuments = unbuilt
+    ListDeadLetters = unbuilt
+    UploadDocument = unbuilt
+    DeleteDocument = unbuilt
+    GetErasureReceipt = unbuilt
+    DeleteCollection = unbuilt
+
+    def __init__(self, ingestor: Ingestor, library: Library, caller_of: Callable[[], Caller]) -> None:
+        self._ingestor = ingestor
+        self._library = library
+        self._caller_of = caller_of
+
+    async def IngestDocuments(self, request: pb.IngestDocumentsRequest, context: Context) -> pb.IngestDocumentsResponse:
+        """See the contract."""
+        started = time.monotonic()
+        caller = self._caller_of()
+        batch = convert.read_batch(request)
+        collection = await self._library.collection(caller, batch.collection)
+        outcomes = await self._ingestor.ingest(caller, collection, batch.drafts)
+        return convert.write_batch_result(batch, outcomes, time.monotonic() - started)
+
+    async def GetDocument(self, request: pb.GetDocumentRequest, context: Context) -> pb.GetDocumentResponse:
+        """See the contract."""
+        document = await self._library.document(self._caller_of(), *convert.read_document_name(request))
+        return pb.GetDocumentResponse(document=wire.write_document(document))
+
+    async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
+        """See the contract."""
+        page = convert.read_listing(request)
+        found = await self._library.list_documents(
+            self._caller_of(), page.collection, filter_=page.filter_, after=page.after, limit=page.limit
+        )
+        token = paging.write_token(found[-1].document_id, *page.scope) if len(found) == page.limit else ""
+        return pb.ListDocumentsResponse(documents=map(wire.write_document, found), next_page_token=token)
+
+    async def UpdateDocumentAccess(
+        self, request: pb.UpdateDocumentAccessRequest, context: Context
+    ) -> pb.UpdateDocumentAccessResponse:
+        """See the contract."""
+        document = await self._library.update_access(self._caller_of(), *convert.read_access_change(request))
+        return pb.UpdateDocumentAccessResponse(document=wire.write_document(document))
+
+    async def CreateCollection(
+        self, request: pb.CreateCollectionRequest, context: Context
+    ) -> pb.CreateCollectionResponse:
+        """See the contract."""
+        made = await self._library.create_collection(self._caller_of(), *convert.read_new_collection(request))
+        return pb.CreateCollectionResponse(collection=convert.write_collection(made))
+
+    async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
+        """See the contract."""
+        found = await self._library.collection(self._caller_of(), convert.read_collection_name(request))
+        return pb.GetCollectionResponse(collection=convert.write_collection(found))
+
+    async def ListCollections(self, request: pb.ListCollectionsRequest, context: Context) -> pb.ListCollectionsResponse:
+        """See the contract."""
+        after, limit = convert.read_collection_page(request)
+        found = await self._library.list_collections(self._caller_of(), after=after, limit=limit)
+        token = paging.write_token(found[-1].name, "collections") if len(found) == limit else ""
+        return pb.ListCollectionsResponse(collections=map(convert.write_collection, found), next_page_token=token)
+
+    async def UpdateCollection(
+        self, request: pb.UpdateCollectionRequest, context: Context
+    ) -> pb.UpdateCollectionResponse:
+        """See the contract."""
+        name, changes = convert.read_collection_changes(request)
+        changed = await self._library.update_collection(self._caller_of(), name, changes)
+        return pb.UpdateCollectionResponse(collection=convert.write_collection(changed))

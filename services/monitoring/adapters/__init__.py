@@ -1,0 +1,1 @@
+"""How monitoring asks its peers."""

@@ -1,0 +1,1 @@
+"""How the query domain reaches retrieval and generation."""

@@ -1,0 +1,45 @@
+"""Retrieval and generation that say what they were told to; for tests of what stands on top of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+
+from services.query.ports import Found, FoundPassage, GenerationStep, Search
+
+
+class ScriptedRetrieval:
+    """Answers every search with the same finding, or raises the error that it was given."""
+
+    def __init__(self, found: Found | Exception) -> None:
+        self._found = found
+        self.searches: list[Search] = []
+
+    async def retrieve(self, search: Search) -> Found:
+        """See the port."""
+        self.searches.append(search)
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found
+
+    async def close(self) -> None:
+        """See the port."""
+
+
+class ScriptedGeneration:
+    """Takes the same steps every time; a step that is an exception is raised."""
+
+    def __init__(self, steps: Sequence[GenerationStep | Exception]) -> None:
+        self._steps = steps
+
+    async def write(
+        self, query: str, passages: Sequence[FoundPassage], *, max_tokens: int, min_confidence: float
+    ) -> AsyncGenerator[GenerationStep, None]:
+        """See the port."""
+        del query, passages, max_tokens, min_confidence
+        for step in self._steps:
+            if isinstance(step, Exception):
+                raise step
+            yield step
+
+    async def close(self) -> None:
+        """See the port."""

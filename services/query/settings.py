@@ -1,0 +1,19 @@
+"""The query service's knobs."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.runtime.settings import Options, Settings
+
+
+class QueryOptions(Options):
+    """How questions are handled."""
+
+    timeout: float = Field(60.0, gt=0, le=600, description="Seconds for a question whose caller sets no deadline.")
+
+
+class QuerySettings(Settings):
+    """Section ``query``."""
+
+    query: QueryOptions = QueryOptions()

@@ -1,0 +1,75 @@
+"""The retrieval service's composition root."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc
+
+from groundwire.retrieval.v1 import retrieval_service_pb2 as pb
+from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as rpc
+from services.catalog.ports import Catalog
+from services.catalog.sql import SqlCatalog
+from services.corpus.errors import GroundwireError, Unavailable
+from services.retrieval.ports import NamedStore
+from services.retrieval.rerank import RerankPolicy
+from services.retrieval.retrieval import RetrievalPolicy, Retriever
+from services.retrieval.servicer import RetrievalServicer
+from services.retrieval.settings import RetrievalSettings
+from services.runtime.identity import current_caller
+from services.runtime.process import Process
+from services.runtime.server import Service
+
+
+async def assemble(
+    settings: RetrievalSettings,
+    process: Process,
+    *,
+    catalog: Catalog | None = None,
+    stores: Sequence[NamedStore] | None = None,
+) -> Service:
+    """Wire retrieval to its stores, the models and the catalog.
+
+    Tests hand in other adapters; the service owns, and closes, whatever it is given.
+    """
+    options = settings.retrieval
+    opened_catalog = catalog or await SqlCatalog.open_sqlite(settings.catalog_path)
+    opened_stores = stores or [
+        NamedStore(
+            store.name, process.remote_store(store.address or settings.address("store"), "retrieval", store.name)
+        )
+        for store in options.vector_stores
+    ]
+    reranks = options.reranker_endpoint == "embedded:"
+    retriever = Retriever(
+        stores=opened_stores,
+        catalog=opened_catalog,
+        embedder=await process.embedder(settings),
+        cross_encoder=await process.cross_encoder(settings) if reranks else None,
+        policy=RetrievalPolicy(store_timeout=options.store_timeout, rerank=RerankPolicy(budget=options.rerank_budget)),
+    )
+    servicer = RetrievalServicer(retriever, caller_of=current_caller)
+
+    def register(server: grpc.aio.Server) -> None:
+        rpc.add_RetrievalServiceServicer_to_server(servicer, server)
+
+    async def ready() -> None:
+        await opened_catalog.check()
+        answers = await asyncio.gather(*(store.store.capabilities() for store in opened_stores), return_exceptions=True)
+        # One store that answers is enough: coverage tells callers about the others.
+        if all(isinstance(answer, GroundwireError) for answer in answers):
+            raise Unavailable("no vector store answers")
+
+    async def close() -> None:
+        await asyncio.gather(*(store.store.close() for store in opened_stores))
+        await opened_catalog.close()
+
+    return Service(
+        name="retrieval",
+        descriptors=[pb.DESCRIPTOR.services_by_name["RetrievalService"]],
+        register=register,
+        ready=ready,
+        close=close,
+        deadline_cap=options.timeout,
+    )

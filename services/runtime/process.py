@@ -1,0 +1,79 @@
+"""What the services of one process share: models, telemetry and channels are made once, on first use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from services.corpus.errors import GroundwireError
+from services.embedding.onnx import OnnxCrossEncoder, OnnxEmbedder
+from services.embedding.openai import OpenAIEmbedder
+from services.embedding.ports import CrossEncoder, Embedder, EmbeddingModel
+from services.embedding.weights import WeightSources
+from services.runtime.channels import open_channel
+from services.runtime.settings import Settings
+from services.runtime.status import from_rpc_error
+from services.runtime.telemetry import Telemetry
+from services.vectorstores.ports import VectorStore
+from services.vectorstores.remote import RemoteVectorStore
+
+VERSION = "0.1.0"
+_T = TypeVar("_T")
+
+
+class Process:
+    """The shared parts of one process. Tests hand in light models instead of the embedded ones."""
+
+    def __init__(self, *, embedder: Embedder | None = None, cross_encoder: CrossEncoder | None = None) -> None:
+        self.telemetry = Telemetry(VERSION)
+        self._made: dict[str, Any] = {}
+        if embedder is not None:
+            self._made["embedder"] = embedder
+        if cross_encoder is not None:
+            self._made["cross_encoder"] = cross_encoder
+        self._making = asyncio.Lock()
+
+    async def embedder(self, settings: Settings) -> Embedder:
+        """The embedding model of this process."""
+        return await self._once("embedder", lambda: _open_embedder(settings))
+
+    async def cross_encoder(self, settings: Settings) -> CrossEncoder:
+        """The cross-encoder of this process."""
+        return await self._once("cross_encoder", lambda: OnnxCrossEncoder.load(WeightSources(settings.models_dir)))
+
+    def channel(self, address: str, service: str, *, health_checked: bool = True) -> grpc.aio.Channel:
+        """A new channel to ``address`` for calls that ``service`` makes; its user closes it."""
+        return open_channel(address, tracer=self.telemetry.tracer(service), health_checked=health_checked)
+
+    def remote_store(self, address: str, service: str, name: str) -> VectorStore:
+        """A vector store behind the StoreService at ``address``, for calls that ``service`` makes."""
+
+        def to_error(error: grpc.aio.AioRpcError) -> GroundwireError:
+            return from_rpc_error(error, name)
+
+        return RemoteVectorStore(self.channel(address, service), to_error)
+
+    async def close(self) -> None:
+        """Release models and send the last spans; services must have stopped."""
+        for made in self._made.values():
+            await made.close()
+        self._made.clear()
+        await self.telemetry.close()
+
+    async def _once(self, name: str, make: Callable[[], Awaitable[_T]]) -> _T:
+        async with self._making:
+            if name not in self._made:
+                self._made[name] = await make()
+        made: _T = self._made[name]
+        return made
+
+
+async def _open_embedder(settings: Settings) -> Embedder:
+    options = settings.embedding
+    if options.url == "embedded:":
+        return await OnnxEmbedder.load(WeightSources(settings.models_dir))
+    key = options.api_key.get_secret_value() if options.api_key else None
+    return OpenAIEmbedder(options.url, EmbeddingModel(options.model, options.dimension, 8192), api_key=key)

@@ -1,0 +1,47 @@
+"""Requests of store/v1 to the VectorStore port's arguments; parsing is validation."""
+
+from __future__ import annotations
+
+from groundwire.store.v1 import store_service_pb2 as pb
+from services.corpus.errors import Violations
+from services.vectorstores import wire
+from services.vectorstores.ports import Partition
+
+
+def parse_deletion(request: pb.DeleteChunksRequest) -> tuple[Partition, str | None, int | None]:
+    """The partition, the document (None for everything) and the version to keep, if any."""
+    violations = Violations()
+    partition = wire.parse_partition(request.partition, violations)
+    violations.require(bool(request.document_id) or request.everything, "target", "a document or everything")
+    violations.require(request.keep_version >= 0, "keep_version", "must not be negative")
+    violations.raise_if_any()
+    return partition, request.document_id or None, request.keep_version or None
+
+
+def parse_document(partition_message: pb.Partition, document_id: str) -> Partition:
+    """The partition of a request about one document."""
+    violations = Violations()
+    partition = wire.parse_partition(partition_message, violations)
+    violations.require(bool(document_id), "document_id", "must not be empty")
+    violations.raise_if_any()
+    return partition
+
+
+def parse_search(
+    request: pb.SearchDenseRequest | pb.SearchLexicalRequest,
+) -> tuple[Partition, int, frozenset[int] | None]:
+    """The partition, the limit, and the reader sets (None for all)."""
+    violations = Violations()
+    partition = wire.parse_partition(request.partition, violations)
+    limit = wire.parse_limit(request.limit, violations)
+    violations.raise_if_any()
+    return partition, limit, frozenset(request.reader_sets.ids) if request.HasField("reader_sets") else None
+
+
+def parse_fetch(request: pb.FetchChunksRequest) -> Partition:
+    """The partition of a fetch."""
+    violations = Violations()
+    partition = wire.parse_partition(request.partition, violations)
+    violations.require(len(request.chunk_ids) <= wire.MAX_LIMIT, "chunk_ids", f"at most {wire.MAX_LIMIT:,}")
+    violations.raise_if_any()
+    return partition

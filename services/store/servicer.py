@@ -1,0 +1,73 @@
+"""StoreService on the wire: the VectorStore port, one to one."""
+
+from __future__ import annotations
+
+from groundwire.store.v1 import store_service_pb2 as pb
+from groundwire.store.v1 import store_service_pb2_grpc as rpc
+from interceptors._shapes import Context
+from services.corpus.errors import Violations
+from services.store import convert
+from services.vectorstores import wire
+from services.vectorstores.ports import VectorStore
+
+
+class StoreServicer(rpc.StoreServiceServicer):
+    """Translates and delegates."""
+
+    def __init__(self, store: VectorStore) -> None:
+        self._store = store
+
+    async def UpsertChunks(self, request: pb.UpsertChunksRequest, context: Context) -> pb.UpsertChunksResponse:
+        """See the contract."""
+        violations = Violations()
+        partition = wire.parse_partition(request.partition, violations)
+        await self._store.upsert_chunks(partition, wire.parse_chunks(request.chunks, violations))
+        return pb.UpsertChunksResponse()
+
+    async def DeleteChunks(self, request: pb.DeleteChunksRequest, context: Context) -> pb.DeleteChunksResponse:
+        """See the contract."""
+        partition, document_id, keep_version = convert.parse_deletion(request)
+        if document_id is None:
+            await self._store.delete_partition(partition)
+            return pb.DeleteChunksResponse()
+        removed = await self._store.delete_chunks(partition, document_id, keep_version=keep_version)
+        return pb.DeleteChunksResponse(removed=removed)
+
+    async def AssignReaders(self, request: pb.AssignReadersRequest, context: Context) -> pb.AssignReadersResponse:
+        """See the contract."""
+        partition = convert.parse_document(request.partition, request.document_id)
+        await self._store.assign_readers(partition, request.document_id, request.reader_set)
+        return pb.AssignReadersResponse()
+
+    async def SearchDense(self, request: pb.SearchDenseRequest, context: Context) -> pb.SearchDenseResponse:
+        """See the contract."""
+        partition, limit, reader_sets = convert.parse_search(request)
+        violations = Violations()
+        vector = wire.parse_vector(request.vector, "vector", violations)
+        violations.raise_if_any()
+        hits = await self._store.search_dense(partition, vector, limit, reader_sets)
+        return pb.SearchDenseResponse(hits=map(wire.hit_to_pb, hits))
+
+    async def SearchLexical(self, request: pb.SearchLexicalRequest, context: Context) -> pb.SearchLexicalResponse:
+        """See the contract."""
+        partition, limit, reader_sets = convert.parse_search(request)
+        hits = await self._store.search_lexical(partition, list(request.terms), limit, reader_sets)
+        return pb.SearchLexicalResponse(hits=map(wire.hit_to_pb, hits))
+
+    async def FetchChunks(self, request: pb.FetchChunksRequest, context: Context) -> pb.FetchChunksResponse:
+        """See the contract."""
+        partition = convert.parse_fetch(request)
+        chunks = await self._store.fetch_chunks(partition, list(request.chunk_ids))
+        return pb.FetchChunksResponse(chunks=map(wire.fetched_to_pb, chunks))
+
+    async def CountChunks(self, request: pb.CountChunksRequest, context: Context) -> pb.CountChunksResponse:
+        """See the contract."""
+        violations = Violations()
+        partition = wire.parse_partition(request.partition, violations)
+        violations.raise_if_any()
+        return pb.CountChunksResponse(count=await self._store.count_chunks(partition))
+
+    async def GetCapabilities(self, request: pb.GetCapabilitiesRequest, context: Context) -> pb.GetCapabilitiesResponse:
+        """See the contract."""
+        found = await self._store.capabilities()
+        return pb.GetCapabilitiesResponse(engine=found.engine, dense=found.dense, lexical=found.lexical)
