@@ -43,8 +43,9 @@ proto-check: install ## Lint the contracts and check that generated/ is what the
 	@$(BIN)/python tests/check_generated.py
 
 lock: install ## Renew requirements.lock from pyproject.toml
-	@$(BIN)/python -m piptools compile --quiet --generate-hashes --strip-extras --allow-unsafe --extra dev \
-	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header --output-file requirements.lock pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra dev --output-file requirements.lock pyproject.toml
 
 fmt: install ## Format the code and the contracts
 	@$(BIN)/ruff format .

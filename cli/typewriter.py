@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rich.cells import cell_len
+from rich.cells import cell_len, chop_cells
 
 from cli.text import clean
 
@@ -60,10 +60,8 @@ class Typewriter:
         written = []
         for piece in _PIECE.findall(text):
             if piece == "\n":
-                written.append("\n")
+                written.append(self._break())
                 self._gap = ""
-                self._column = 0
-                self._rows += 1
             elif piece.isspace():
                 self._gap = " " if self._column else ""
             else:
@@ -72,14 +70,17 @@ class Typewriter:
 
     def _word(self, word: str) -> str:
         written = ""
-        length = cell_len(word)
-        if self._column and self._column + len(self._gap) + length > self._width:
-            written, self._gap, self._column = "\n", "", 0
-            self._rows += 1
-        written += self._gap + (_MARKER.sub("\x1b[36m\\g<0>\x1b[0m", word) if self._colour else word)
-        self._column += len(self._gap) + length
-        self._gap = ""
-        # A word longer than a line is broken by the terminal itself.
-        self._rows += max(0, self._column - 1) // self._width
-        self._column = (self._column - 1) % self._width + 1 if self._column else 0
+        if self._column and self._column + len(self._gap) + cell_len(word) > self._width:
+            written, self._gap = self._break(), ""
+        for n, part in enumerate(chop_cells(word, self._width)):
+            if n:
+                written += self._break()
+            written += self._gap + (_MARKER.sub("\x1b[36m\\g<0>\x1b[0m", part) if self._colour else part)
+            self._column += len(self._gap) + cell_len(part)
+            self._gap = ""
         return written
+
+    def _break(self) -> str:
+        self._column = 0
+        self._rows += 1
+        return "\n"

@@ -65,7 +65,7 @@ class _Reader:
 
     def read(self) -> list[Block]:
         lines = list(_lines(self._text))
-        for (start, end), following in zip(lines, [*lines[1:], (0, 0)], strict=True):
+        for (start, end), following in zip(lines, [*lines[1:], (0, 0)], strict=False):
             if _FENCE.match(self._text, start, end):
                 self._fenced = not self._fenced
                 self._open = False

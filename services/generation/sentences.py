@@ -86,6 +86,7 @@ class _Above:
     def __init__(self) -> None:
         self.headings: list[tuple[int, str]] = []
         self._in_text = -1
+        self._introduced: BlockKind | None = None  # what the sentence in the text introduces: a list, a table or code
         self._in_item = -1  # inside a list item, which may introduce code
 
     def enter(self, block: Block) -> None:
@@ -94,8 +95,16 @@ class _Above:
                 self.headings.pop()
         if block.kind in (BlockKind.HEADING, BlockKind.PROSE):
             self._in_text = -1
+            self._introduced = None
+            self._in_item = -1
+            return
         if block.kind is not BlockKind.CODE:
             self._in_item = -1
+        if self._in_item < 0:
+            kind = BlockKind.TABLE_ROW if block.kind is BlockKind.TABLE_HEADER else block.kind
+            self._introduced = self._introduced or kind
+            if kind is not self._introduced:
+                self._in_text = -1
 
     def lead(self, block: Block) -> int:
         return self._in_item if block.kind is BlockKind.CODE and self._in_item >= 0 else self._in_text

@@ -261,7 +261,7 @@ class Ingestor:
             return
         # The catalog names the current version and retrieval checks it: chunks that stay behind are never shown.
         try:
-            await self._store.delete_chunks(partition, document_id, keep_version=version)
+            await self._store.delete_chunks(partition, document_id, before_version=version)
         except GroundwireError as error:
             _log.warning("older chunks stay until the next version", reason=error.reason)
 

@@ -212,6 +212,10 @@ class FederatedSearch:
         if any(account.incapable for account in self._accounts.values()):
             raise FailedPrecondition("no selected store can search in this mode; ask for another mode or other stores")
 
+    def has_sound_store(self) -> bool:
+        """Whether a store answered all that it was asked so far."""
+        return any(not account.failure and not account.skipped for account in self._accounts.values())
+
     async def _ask(self, accounts: Sequence[_Account], depth: int, only: Sequence[HitList] | None) -> None:
         started = self._federation.clock()
         endings = await outcomes((self._round(account, depth, only) for account in accounts), self._federation.timeout)

@@ -203,7 +203,7 @@ class Retriever:
                 await search.deepen(lists, depth)
         if lists:
             run.notices.append(Notice("SEARCH_LIMITED", "the search reached its depth limit; a match may be missing"))
-        if not passages and run.texts.missing:
+        if not passages and run.texts.missing and not search.has_sound_store():
             raise Unavailable("no vector store gave back the texts that it found", reason="NO_STORE_ANSWERED")
         return passages
 

@@ -81,9 +81,9 @@ def read_metadata(
     # Sorted, because a map on the wire has no order and violations should not change theirs.
     for key in sorted(message):
         place = f'{path}["{key[:MAX_KEY]}"]'
-        _check_key(key, place, violations)
+        fits = _is_key(key, place, violations)
         value = read_metadata_value(message[key], place, violations)
-        if value is not None:
+        if fits and value is not None:
             metadata[key] = value
     return metadata
 
@@ -107,8 +107,10 @@ def _read_texts(values: Sequence[str], path: str, violations: Violations) -> tup
     return known if len(known) == len(texts) else None
 
 
-def _check_key(key: str, path: str, violations: Violations) -> None:
-    violations.require(1 <= len(key) <= MAX_KEY and "\0" not in key, path, f"a key has 1 to {MAX_KEY} characters")
+def _is_key(key: str, path: str, violations: Violations) -> bool:
+    fits = 1 <= len(key) <= MAX_KEY and "\0" not in key
+    violations.require(fits, path, f"a key has 1 to {MAX_KEY} characters, none of them NUL")
+    return fits
 
 
 # --- filters --------------------------------------------------------------------------------------------------------
@@ -197,21 +199,21 @@ class _FilterReader:
         return known if len(known) == len(operands) else None
 
     def _equals(self, message: filter_pb2.Comparison, path: str) -> Filter | None:
-        _check_key(message.key, f"{path}.key", self._violations)
+        fits = _is_key(message.key, f"{path}.key", self._violations)
         value = self._scalar(message.value, f"{path}.value")
-        return None if value is None else Equals(message.key, value)
+        return Equals(message.key, value) if fits and value is not None else None
 
     def _in(self, message: filter_pb2.Membership, path: str) -> Filter | None:
-        _check_key(message.key, f"{path}.key", self._violations)
+        fits = _is_key(message.key, f"{path}.key", self._violations)
         if len(message.values) > MAX_VALUES:
             self._violations.add(f"{path}.values", f"more than {MAX_VALUES} values in one condition")
             return None
         values = [self._scalar(value, f"{path}.values[{i}]") for i, value in enumerate(message.values)]
         known = tuple(value for value in values if value is not None)
-        return In(message.key, known) if len(known) == len(values) else None
+        return In(message.key, known) if fits and len(known) == len(values) else None
 
     def _range(self, message: filter_pb2.Range, path: str) -> Filter | None:
-        _check_key(message.key, f"{path}.key", self._violations)
+        fits = _is_key(message.key, f"{path}.key", self._violations)
         if not message.HasField("min") and not message.HasField("max"):
             self._violations.add(path, "must have a bound")
             return None
@@ -222,7 +224,7 @@ class _FilterReader:
         if minimum is not None and maximum is not None and type(minimum) is not type(maximum):
             self._violations.add(path, "both bounds must be of the same type")
             return None
-        return Range(message.key, minimum, maximum)
+        return Range(message.key, minimum, maximum) if fits else None
 
     def _scalar(self, message: filter_pb2.MetadataValue, path: str) -> Scalar | None:
         value = read_metadata_value(message, path, self._violations)

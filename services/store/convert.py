@@ -13,9 +13,9 @@ def parse_deletion(request: pb.DeleteChunksRequest) -> tuple[Partition, str | No
     violations = Violations()
     partition = wire.parse_partition(request.partition, violations)
     violations.require(bool(request.document_id) or request.everything, "target", "a document or everything")
-    violations.require(request.keep_version >= 0, "keep_version", "must not be negative")
+    violations.require(request.before_version >= 0, "before_version", "must not be negative")
     violations.raise_if_any()
-    return partition, request.document_id or None, request.keep_version or None
+    return partition, request.document_id or None, request.before_version or None
 
 
 def parse_document(partition_message: pb.Partition, document_id: str) -> Partition:

@@ -26,11 +26,11 @@ class StoreServicer(rpc.StoreServiceServicer):
 
     async def DeleteChunks(self, request: pb.DeleteChunksRequest, context: Context) -> pb.DeleteChunksResponse:
         """See the contract."""
-        partition, document_id, keep_version = convert.parse_deletion(request)
+        partition, document_id, before_version = convert.parse_deletion(request)
         if document_id is None:
             await self._store.delete_partition(partition)
             return pb.DeleteChunksResponse()
-        removed = await self._store.delete_chunks(partition, document_id, keep_version=keep_version)
+        removed = await self._store.delete_chunks(partition, document_id, before_version=before_version)
         return pb.DeleteChunksResponse(removed=removed)
 
     async def AssignReaders(self, request: pb.AssignReadersRequest, context: Context) -> pb.AssignReadersResponse:

@@ -206,12 +206,12 @@ class ChunkTable:
             select = "SELECT chunk_id FROM chunks WHERE partition = ? AND reader_set = ? AND ready"
             return [row[0] for reader_set in reader_sets for row in db.execute(select, (key, reader_set))]
 
-    def ids_of_document(self, partition: Partition, document_id: str, keep_version: int | None) -> list[str]:
-        """The ids of a document's chunks, reserved ones too, except those of ``keep_version``."""
+    def ids_of_document(self, partition: Partition, document_id: str, before_version: int | None) -> list[str]:
+        """The ids of a document's chunks, reserved ones too, or only those older than ``before_version``."""
         with self._reading() as db:
             rows = db.execute(
-                "SELECT chunk_id FROM chunks WHERE partition = ? AND document_id = ? AND version IS NOT ?",
-                (_key(db, partition), document_id, keep_version),
+                "SELECT chunk_id FROM chunks WHERE partition = ? AND document_id = ? AND (? IS NULL OR version < ?)",
+                (_key(db, partition), document_id, before_version, before_version),
             )
             return [row[0] for row in rows]
 

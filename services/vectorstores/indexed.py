@@ -81,11 +81,11 @@ class IndexedStore:
         if chunks:
             await self._run(self._writer, lambda: self._upsert(partition, chunks))
 
-    async def delete_chunks(self, partition: Partition, document_id: str, *, keep_version: int | None = None) -> int:
-        """Remove a document's chunks, except those of ``keep_version``; return how many were removed."""
+    async def delete_chunks(self, partition: Partition, document_id: str, *, before_version: int | None = None) -> int:
+        """Remove a document's chunks, or only those older than ``before_version``; return how many were removed."""
 
         def delete() -> int:
-            ids = self._chunks.ids_of_document(partition, document_id, keep_version)
+            ids = self._chunks.ids_of_document(partition, document_id, before_version)
             self._erase(partition, ids)
             return len(ids)
 

@@ -46,15 +46,15 @@ class MemoryVectorStore:
             # A copy: the caller may go on writing to its array.
             shelf.chunks[chunk.chunk_id] = replace(chunk, vector=np.array(chunk.vector, dtype=np.float32))
 
-    async def delete_chunks(self, partition: Partition, document_id: str, *, keep_version: int | None = None) -> int:
-        """Remove a document's chunks, except those of ``keep_version``; return how many were removed."""
+    async def delete_chunks(self, partition: Partition, document_id: str, *, before_version: int | None = None) -> int:
+        """Remove a document's chunks, or only those older than ``before_version``; return how many were removed."""
         shelf = self._shelves.get(partition)
         if shelf is None:
             return 0
         doomed = [
             chunk.chunk_id
             for chunk in shelf.chunks.values()
-            if chunk.document_id == document_id and chunk.version != keep_version
+            if chunk.document_id == document_id and (before_version is None or chunk.version < before_version)
         ]
         for chunk_id in doomed:
             del shelf.chunks[chunk_id]

@@ -107,8 +107,8 @@ class VectorStore(Protocol):
     async def upsert_chunks(self, partition: Partition, chunks: Sequence[StoredChunk]) -> None:
         """Store chunks, replacing those of the same id, all or (on an error) possibly some of them."""
 
-    async def delete_chunks(self, partition: Partition, document_id: str, *, keep_version: int | None = None) -> int:
-        """Remove a document's chunks, except those of ``keep_version``; return how many were removed."""
+    async def delete_chunks(self, partition: Partition, document_id: str, *, before_version: int | None = None) -> int:
+        """Remove a document's chunks, or only those older than ``before_version``; return how many were removed."""
 
     async def delete_partition(self, partition: Partition) -> None:
         """Remove everything that a partition holds."""

@@ -48,10 +48,10 @@ class RemoteVectorStore:
         if batch:
             await self._call(self._stub.UpsertChunks(pb.UpsertChunksRequest(partition=where, chunks=batch)))
 
-    async def delete_chunks(self, partition: Partition, document_id: str, *, keep_version: int | None = None) -> int:
+    async def delete_chunks(self, partition: Partition, document_id: str, *, before_version: int | None = None) -> int:
         """See the port."""
         request = pb.DeleteChunksRequest(
-            partition=wire.partition_to_pb(partition), document_id=document_id, keep_version=keep_version or 0
+            partition=wire.partition_to_pb(partition), document_id=document_id, before_version=before_version or 0
         )
         return (await self._call(self._stub.DeleteChunks(request))).removed
 

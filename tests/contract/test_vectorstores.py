@@ -249,19 +249,19 @@ async def test_fetch_keeps_the_order_and_leaves_out_the_unknown(store: VectorSto
 # --- removing -----------------------------------------------------------------------------------------------------
 
 
-async def test_delete_keeps_one_version_and_other_documents(store: VectorStore, partition: Partition) -> None:
+async def test_delete_removes_older_versions_and_spares_newer_ones_and_other_documents(store: VectorStore, partition: Partition) -> None:
     await store.upsert_chunks(
         partition,
         [*(chunk(i, version=version) for version in (1, 2, 3) for i in range(3)), chunk(0, document="other")],
     )
-    assert await store.delete_chunks(partition, "d", keep_version=3) == 6
-    left = {"d#3.0", "d#3.1", "d#3.2", "other#1.0"}
+    assert await store.delete_chunks(partition, "d", before_version=2) == 3
+    left = {f"d#{version}.{i}" for version in (2, 3) for i in range(3)} | {"other#1.0"}
     assert set(ids(await store.search_dense(partition, direction(0), 20, None))) == left
     assert set(ids(await store.search_lexical(partition, ["word"], 20, None))) == left
-    assert await store.count_chunks(partition) == 4
+    assert await store.count_chunks(partition) == 7
     assert await store.fetch_chunks(partition, ["d#1.0"]) == []
-    assert await store.delete_chunks(partition, "d", keep_version=3) == 0
-    assert await store.delete_chunks(partition, "d") == 3
+    assert await store.delete_chunks(partition, "d", before_version=2) == 0
+    assert await store.delete_chunks(partition, "d") == 6
     assert ids(await store.search_dense(partition, direction(0), 20, None)) == ["other#1.0"]
 
 
@@ -435,7 +435,7 @@ async def test_searches_run_while_chunks_are_written(store: VectorStore, partiti
         for round_ in range(6):
             written = [chunk(i, document="new", version=round_, angle=1.5, terms=("new",)) for i in range(8)]
             await store.upsert_chunks(partition, written)
-            await store.delete_chunks(partition, "new", keep_version=round_)
+            await store.delete_chunks(partition, "new", before_version=round_)
         done.set()
 
     async def search() -> int:

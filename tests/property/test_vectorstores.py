@@ -77,7 +77,7 @@ def assert_same_ranking(actual: list[StoreHit], ranked: list[StoreHit], limit: i
     query=st.lists(st.sampled_from("abcdefgz"), min_size=1, max_size=6),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_searches_equal_the_oracle(  # noqa: PLR0917 (Hypothesis hands them over by name)
+def test_searches_equal_the_oracle(
     store: IndexedStore,
     rows: list[tuple[int, int, int, list[str]]],
     pieces: int,
@@ -151,7 +151,7 @@ def test_any_history_leaves_what_the_oracle_has(store: IndexedStore, steps: list
                 ]  # fmt: skip
                 await each.upsert_chunks(partition, chunks)
             case "delete":
-                return await each.delete_chunks(partition, document, keep_version=version or None)
+                return await each.delete_chunks(partition, document, before_version=version or None)
             case "assign":
                 await each.assign_readers(partition, document, readers)
             case _:

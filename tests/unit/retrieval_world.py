@@ -43,8 +43,8 @@ class StoreProxy:
     async def upsert_chunks(self, partition: Partition, chunks: Sequence[StoredChunk]) -> None:
         await self.inner.upsert_chunks(partition, chunks)
 
-    async def delete_chunks(self, partition: Partition, document_id: str, *, keep_version: int | None = None) -> int:
-        return await self.inner.delete_chunks(partition, document_id, keep_version=keep_version)
+    async def delete_chunks(self, partition: Partition, document_id: str, *, before_version: int | None = None) -> int:
+        return await self.inner.delete_chunks(partition, document_id, before_version=before_version)
 
     async def delete_partition(self, partition: Partition) -> None:
         await self.inner.delete_partition(partition)
@@ -83,7 +83,7 @@ class HangingStore(StoreProxy):
         super().__init__()
         self.stubborn = stubborn
         self.freed = asyncio.Event()
-        self.asked = 0
+        self.asked = asyncio.Semaphore(0)
 
     async def search_dense(
         self, partition: Partition, vector: Vector, limit: int, reader_sets: frozenset[int] | None
@@ -96,7 +96,7 @@ class HangingStore(StoreProxy):
         return await self._hang()
 
     async def _hang(self) -> list[StoreHit]:
-        self.asked += 1
+        self.asked.release()
         while not self.freed.is_set():
             try:
                 await self.freed.wait()

@@ -57,7 +57,7 @@ def test_markdown_structure_is_recognised() -> None:
         (BlockKind.PROSE, "Run this:"),
         (BlockKind.CODE, "make all make test"),
     ]
-    assert [piece.lead for piece in pieces] == [-1, -1, -1, 2, 2, 2, 2, 2, -1, 8]
+    assert [piece.lead for piece in pieces] == [-1, -1, -1, 2, 2, -1, -1, -1, -1, 8]
     assert pieces[3].headings == ("Guide", "Budget")
     assert pieces[0].headings == ()
     assert text[pieces[3].start : pieces[3].end] == "- **desks** and chairs;"

@@ -1,6 +1,14 @@
 """ExtractiveEndpoint: answers with the sentences that support them best. No language model, nothing to install.
 
-Measured with the embedded cross-encoder: FIGURES
+Measured with the embedded cross-encoder on 300 questions of XQuAD-en that its calibration never saw, each with its
+paragraph among six and again with the other five alone: 92 % of the first are answered, and 92 % of those answers hold
+the gold answer; 90 % of the second are declined; the confidence tells the two apart with an AUROC of 0.967. An answer
+takes 0.3 s (median) and 0.6 s (95th percentile) on two cores without VNNI.
+
+What a sentence is scored with was measured too. Before the title alone it wins wherever it is the right one; with the
+sentence before it as well, its neighbours win in its place (the best sentence is right in 40 % instead of 100 % of the
+questions on the example corpus), but how well the passage fits shows better. So the one ranks, and the other joins in
+among the best few.
 """
 
 from __future__ import annotations

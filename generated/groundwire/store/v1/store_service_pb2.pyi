@@ -152,13 +152,13 @@ class DeleteChunksRequest(_message.Message):
     PARTITION_FIELD_NUMBER: _builtins.int
     DOCUMENT_ID_FIELD_NUMBER: _builtins.int
     EVERYTHING_FIELD_NUMBER: _builtins.int
-    KEEP_VERSION_FIELD_NUMBER: _builtins.int
+    BEFORE_VERSION_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """The chunks of this document."""
     everything: _builtins.bool
     """Everything in the partition, when true."""
-    keep_version: _builtins.int
-    """A version of the document whose chunks stay; 0 for none."""
+    before_version: _builtins.int
+    """Only versions of the document older than this; 0 for all."""
     @_builtins.property
     def partition(self) -> Global___Partition:
         """Where."""
@@ -169,11 +169,11 @@ class DeleteChunksRequest(_message.Message):
         partition: Global___Partition | None = ...,
         document_id: _builtins.str = ...,
         everything: _builtins.bool = ...,
-        keep_version: _builtins.int = ...,
+        before_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "everything", b"everything", "partition", b"partition", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "everything", b"everything", "keep_version", b"keep_version", "partition", b"partition", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_version", b"before_version", "document_id", b"document_id", "everything", b"everything", "partition", b"partition", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["document_id", "everything"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015

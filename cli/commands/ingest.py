@@ -1,0 +1,71 @@
+"""``ingest``: what it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.errors import usage
+from cli.options import AddressOption, OutputOption, TimeoutOption, globals_of
+from cli.output import Format, Screen
+from cli.text import plural
+
+
+def ingest(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="PATH...", help="Files, or folders with .md .txt .html .pdf .docx.")
+    ] = None,
+    collection: Annotated[
+        str, typer.Option("--collection", "-c", metavar="NAME", help='The collection to fill; default: "default".')
+    ] = "",
+    readers: Annotated[
+        str,
+        typer.Option(
+            "--readers",
+            metavar="LIST",
+            help="Who may read files whose manifest does not say: user:ann,group:hr or tenant:* for everybody.",
+        ),
+    ] = "",
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest", metavar="FILE", help="Ids, titles, readers and metadata; also read from PATH/manifest.toml."
+        ),
+    ] = None,
+    address: AddressOption = None,
+    timeout: TimeoutOption = 600.0,
+    output: OutputOption = Format.AUTO,
+) -> None:
+    """Take documents in. Repeating the same command changes nothing; a changed file becomes a new version."""
+    from cli import ingest as work  # noqa: PLC0415 - grpc is only needed now
+    from cli.documents import find, reader_problems  # noqa: PLC0415
+    from cli.progress import progress  # noqa: PLC0415
+    from services.runtime.settings import Settings  # noqa: PLC0415
+
+    if not paths and manifest is None:
+        raise usage("nothing to ingest: name a file, a folder or a --manifest")
+    who = [reader.strip() for reader in readers.split(",") if reader.strip()]
+    if problems := list(reader_problems(who)):
+        raise usage("--readers cannot be used", *problems)
+    where = address or globals_of(context).load(Settings).address("ingestion")
+    screen = Screen(output)
+    found = find(paths or [], manifest, who)
+    if not found.entries:
+        raise usage("no document was found; files in folders must end in .md .txt .html .pdf or .docx (or the like)")
+    if found.unlisted:
+        screen.note(f"note: {plural(len(found.unlisted), 'file')} beside a manifest but not in it: {found.unlisted[0]}, …")
+    alone = sum(entry.readers is None for entry in found.entries)
+    if alone:
+        screen.note(
+            f"note: no readers given for {plural(alone, 'document')}: the collection's default readers may read them, "
+            "or you alone; --readers tenant:* lets everybody"
+        )
+    report = asyncio.run(
+        work.ingest(where, collection, found.entries, progress(screen.err, "Ingesting", "document"), timeout=timeout)
+    )
+    work.show(screen, report)
+    raise typer.Exit(work.exit_code(report))

@@ -1,0 +1,240 @@
+"""Which files are taken in, and what is known about them: folders, manifests, document ids."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cli.errors import usage
+
+EXTENSIONS = frozenset(
+    {".txt", ".text", ".log", ".md", ".markdown", ".mdown", ".html", ".htm", ".xhtml", ".pdf", ".docx"}
+)
+MANIFEST = "manifest.toml"
+MAX_BYTES = 32 * 1024 * 1024
+_MAX_ID = 128
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]+")
+_KEYS = frozenset({"path", "document_id", "title", "uri", "readers", "metadata"})
+Scalar = str | float | bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file to take in. ``readers`` is None where nothing says who may read it."""
+
+    path: Path
+    shown: str
+    document_id: str
+    title: str = ""
+    uri: str = ""
+    readers: tuple[str, ...] | None = None
+    metadata: Mapping[str, Scalar | tuple[str, ...]] = field(default_factory=dict)
+    size: int = 0
+    problem: tuple[str, str] | None = None
+    """Why it is not sent at all: a reason and a sentence."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the command line names. ``unlisted`` are files that lie beside a manifest but are not in it."""
+
+    entries: tuple[Entry, ...]
+    unlisted: tuple[str, ...] = ()
+
+
+def find(paths: Sequence[Path], manifest: Path | None, readers: Sequence[str] | None) -> Found:
+    """The files under ``paths``, with what manifests say about them.
+
+    A folder's own ``manifest.toml`` counts for the folder; ``manifest`` adds one more, whose paths are relative to
+    itself. ``readers`` are for files whose readers no manifest names: a manifest's restriction is never widened.
+    Raises CliError for a path that is not there or a manifest that cannot be used.
+    """
+    listed: dict[Path, Mapping[str, Any]] = {}
+    entries: list[Entry] = []
+    unlisted: list[str] = []
+    if manifest is not None:
+        listed |= read_manifest(manifest)
+        if not paths:
+            entries = [_listed_entry(path, manifest.parent, table) for path, table in listed.items()]
+    for path in paths:
+        if path.is_dir():
+            own = path / MANIFEST
+            known = listed | (read_manifest(own) if own.is_file() else {})
+            inside = {file for file in known if file.is_relative_to(_real(path))}
+            for file in sorted({*map(_real, _walk(path)), *inside}):
+                if file in known:
+                    entries.append(_listed_entry(file, _real(path), known[file]))
+                    continue
+                entries.append(_plain_entry(file, _real(path)))
+                if known:
+                    unlisted.append(entries[-1].shown)
+        elif path.exists():
+            file = _real(path)
+            table = listed.get(file)
+            entries.append(_plain_entry(file, file.parent) if table is None else _listed_entry(file, file.parent, table))
+        else:
+            raise usage(f"{path} is not there; name a file or a folder")
+    return Found(tuple(_checked(entries, readers)), tuple(unlisted))
+
+
+def read_manifest(path: Path) -> dict[Path, Mapping[str, Any]]:
+    """The tables of a manifest by the file that each describes."""
+    try:
+        with path.open("rb") as file:
+            tables = tomllib.load(file).get("documents", [])
+    except OSError as error:
+        raise usage(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise usage(f"{path} is not valid TOML: {error}") from None
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise usage(f"{path}: `documents` must be an array of tables: write [[documents]]")
+    root = _real(path.parent)
+    problems, found = [], {}
+    for n, table in enumerate(tables, start=1):
+        name = table.get("path")
+        where = f"[[documents]] number {n}" + (f" ({name})" if isinstance(name, str) else "")
+        problems += [f"{where}: {problem}" for problem in _table_problems(table)]
+        if not isinstance(name, str) or not name:
+            continue
+        file = _real(root / name)
+        if not file.is_relative_to(root):
+            problems.append(f"{where}: path leads out of the manifest's folder")
+        elif file in found:
+            problems.append(f"{where}: the file is listed twice")
+        else:
+            found[file] = table
+    if problems:
+        raise usage(f"{path} has wrong entries", *problems)
+    return found
+
+
+def document_id_of(relative: str) -> str:
+    """A document id for a file by its path in the folder, the same on every run.
+
+    ``policies/Travel Policy.pdf`` becomes ``policies-Travel-Policy.pdf``. Letters that an id cannot have lose their
+    accents; where that is not enough, or the name is too long, a digest of the path keeps ids apart.
+    """
+    folded = unicodedata.normalize("NFKD", relative).encode("ascii", "ignore").decode()
+    kept = sum(not unicodedata.combining(letter) for letter in unicodedata.normalize("NFKD", relative))
+    name = _NOT_IN_ID.sub("-", folded).strip("-") or "document"
+    if len(folded) == kept and len(name) <= _MAX_ID:
+        return name
+    digest = hashlib.sha256(relative.encode("utf-8", "surrogateescape")).hexdigest()[:10]
+    return f"{name[: _MAX_ID - 11]}-{digest}"
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for directory, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+                yield Path(directory, name)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links, and so change names
+
+
+def _plain_entry(file: Path, root: Path) -> Entry:
+    shown = file.relative_to(root).as_posix()
+    return Entry(path=file, shown=shown, document_id=document_id_of(shown), uri=_uri(shown))
+
+
+def _listed_entry(file: Path, root: Path, table: Mapping[str, Any]) -> Entry:
+    shown = file.relative_to(_real(root)).as_posix()
+    readers = table.get("readers")
+    return Entry(
+        path=file,
+        shown=shown,
+        document_id=table.get("document_id") or document_id_of(shown),
+        title=table.get("title", ""),
+        uri=table.get("uri") or _uri(shown),
+        readers=None if readers is None else tuple(readers),
+        metadata={
+            key: tuple(value) if isinstance(value, list) else value for key, value in table.get("metadata", {}).items()
+        },
+    )
+
+
+def _uri(shown: str) -> str:
+    # A name that is not valid UTF-8 cannot be sent as it is.
+    return shown.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _checked(entries: Sequence[Entry], readers: Sequence[str] | None) -> Iterator[Entry]:
+    """The entries with their sizes, default readers, and what keeps them from being sent."""
+    owners: dict[str, str] = {}
+    for entry in entries:
+        size, problem = 0, None
+        try:
+            size = entry.path.stat().st_size
+        except OSError as error:
+            problem = ("UNREADABLE", f"The file cannot be read: {error.strerror}.")
+        first = owners.setdefault(entry.document_id, entry.shown)
+        if first != entry.shown:
+            problem = (
+                "DUPLICATE_ID",
+                f"{first} has the same document id, {entry.document_id}; give one of them another in a manifest.",
+            )
+        elif size > MAX_BYTES:
+            problem = ("TOO_LARGE", f"The file has {size / 2**20:.0f} MiB; at most {MAX_BYTES // 2**20} are taken.")
+        elif problem is None and size == 0:
+            problem = ("EMPTY", "The file is empty.")
+        given = entry.readers if entry.readers is not None else (tuple(readers) if readers else None)
+        yield Entry(
+            path=entry.path,
+            shown=entry.shown,
+            document_id=entry.document_id,
+            title=entry.title,
+            uri=entry.uri,
+            readers=given,
+            metadata=entry.metadata,
+            size=size,
+            problem=problem,
+        )
+
+
+def _table_problems(table: Mapping[str, Any]) -> Iterator[str]:
+    unknown = sorted(set(table) - _KEYS)
+    if unknown:
+        yield f"no such key: {', '.join(unknown)}; there are {', '.join(sorted(_KEYS))}"
+    if not isinstance(table.get("path"), str) or not table["path"] or PurePosixPath(table["path"]).is_absolute():
+        yield "path must be the file's path relative to the manifest"
+    for key in ("document_id", "title", "uri"):
+        if not isinstance(table.get(key, ""), str):
+            yield f"{key} must be a text"
+    if isinstance(table.get("document_id"), str) and not _ID.fullmatch(table["document_id"]):
+        yield "document_id must be 1 to 128 of A-Z a-z 0-9 . _ -"
+    readers = table.get("readers", [])
+    if not isinstance(readers, list) or not all(isinstance(reader, str) for reader in readers):
+        yield "readers must be an array of texts"
+    else:
+        yield from reader_problems(readers)
+    metadata = table.get("metadata", {})
+    if not isinstance(metadata, dict):
+        yield "metadata must be a table"
+        return
+    for key, value in metadata.items():
+        texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if not texts and not isinstance(value, str | int | float | bool):
+            yield f"metadata.{key} must be a text, a number, true or false, or an array of texts"
+
+
+def reader_problems(readers: Sequence[str]) -> Iterator[str]:
+    """What is wrong with each principal."""
+    from services.corpus.errors import InvalidField  # noqa: PLC0415 - kept light for --help
+    from services.corpus.principal import parse_principal  # noqa: PLC0415
+
+    for reader in readers:
+        try:
+            parse_principal(reader)
+        except InvalidField as error:
+            yield f"reader {reader!r}: {error.why}"

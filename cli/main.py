@@ -1,0 +1,136 @@
+"""``groundwire``: the command line's entry point."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.commands import ask, ingest, inspect, serve
+from cli.errors import EXIT_CODES, CliError, ExitCode
+from cli.options import Globals
+
+app = typer.Typer(
+    name="groundwire",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+
+_START, _USE, _LOOK = "Run", "Use", "Look after"
+
+
+def _example(*lines: str) -> str:
+    return "\n\n".join(f"[dim]$[/dim] {line}" for line in lines)
+
+
+app.command("demo", rich_help_panel=_START, epilog=_example("groundwire demo"))(serve.demo)
+app.command("up", rich_help_panel=_START, epilog=_example("groundwire up --data-dir ./data"))(serve.up)
+app.command("serve", rich_help_panel=_START, epilog=_example("groundwire serve query --listen 127.0.0.1:6000"))(
+    serve.serve
+)
+app.command("_mesh", hidden=True)(serve.mesh)
+app.command(
+    "ingest", rich_help_panel=_USE, epilog=_example("groundwire ingest handbook/ --readers tenant:* --collection hr")
+)(ingest.ingest)
+app.command(
+    "ask",
+    rich_help_panel=_USE,
+    epilog=_example(
+        'groundwire ask "How long is parental leave?" --filter status=current',
+        'groundwire ask "How long is parental leave?" --output json | jq -r .answer',
+    ),
+)(ask.ask)
+app.command("search", rich_help_panel=_USE, epilog=_example('groundwire search "parental leave" --top-k 5'))(ask.search)
+app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status"))(inspect.status)
+app.command("doctor", rich_help_panel=_LOOK, epilog=_example("groundwire doctor --output json"))(inspect.doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - only here
+
+    try:
+        found = version("groundwire")
+    except PackageNotFoundError:
+        # Run from a checkout that is not installed.
+        from services.runtime.process import VERSION as found  # noqa: PLC0415, N811
+    print(f"groundwire {found}")
+    raise typer.Exit
+
+
+@app.callback()
+def start(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings (TOML); default: $GROUNDWIRE_CONFIG.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Grounded answers, over the wire: a self-hosted RAG backend as a gRPC service mesh.
+
+    Start with [bold]groundwire demo[/bold], or [bold]groundwire up[/bold] and then [bold]groundwire ingest[/bold].
+    """
+    context.obj = Globals(config=config.absolute() if config else None, debug=debug)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # gRPC's own log lines on stderr say nothing that our errors do not say better.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    debug = "--debug" in given
+    try:
+        code = app(given, prog_name="groundwire", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else ExitCode.OK
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has had enough, such as `head`. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except Exception as error:
+        if debug:
+            raise
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, CliError):
+        lines, code = error.lines(), int(error.code)
+    elif callable(getattr(error, "format_message", None)):
+        # Typer's own errors, whose class depends on its version.
+        lines, code = _usage_lines(error), int(getattr(error, "exit_code", ExitCode.USAGE))
+    else:
+        lines = [
+            f"error: something unexpected went wrong ({type(error).__name__}: {error}); "
+            "run the command again with `groundwire --debug …` and report what it shows"
+        ]
+        code = int(ExitCode.FAILED)
+    print("\n".join(lines), file=sys.stderr)
+    return code
+
+
+def _usage_lines(error: Exception) -> list[str]:
+    context = getattr(error, "ctx", None)
+    message = str(getattr(error, "format_message")())  # noqa: B009 - typed nowhere
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return [message]
+    path = context.command_path if context is not None else "groundwire"
+    return [f"error: {message.rstrip('.')}; `{path} --help` shows what it takes"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
