@@ -190,6 +190,7 @@ class _Sender:
             except grpc.aio.AioRpcError as error:
                 explained = explain(error, "ingestion", self._address)
                 # A service that never answered is not there: only one that did is worth waiting for.
+                self._answered |= any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
                 if explained.retry_after is None or tries == _TRIES or not self._answered:
                     raise explained from error
                 await asyncio.sleep(min(_LONGEST_WAIT, explained.retry_after * 2 ** (tries - 1)))

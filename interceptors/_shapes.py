@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -19,6 +19,8 @@ import grpc
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 # Quoted: the class is generic in its stubs alone.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+_Convert: TypeAlias = Callable[[Any], Any]
 
 REQUEST_ID_KEY = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
@@ -51,6 +53,10 @@ class Call:
         if isinstance(error, Exception):
             return grpc.StatusCode.UNKNOWN
         return grpc.StatusCode.CANCELLED
+
+
+class MalformedRequest(Exception):
+    """The bytes of a request are not a message of its type."""
 
 
 class Around(Protocol):
@@ -90,17 +96,25 @@ class Chain(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
+        # gRPC reads a unary call's request before its handler runs and shapes the answer after it, where a failure
+        # would pass by every layer and show the exception's text to the caller: both are done here instead.
+        parse = _parser(handler.request_deserializer)
+        serialize = handler.response_serializer or _as_it_is
         request_streaming, response_streaming = handler.request_streaming, handler.response_streaming
         behaviour: Any
         if response_streaming:
             behaviour = handler.stream_stream if request_streaming else handler.unary_stream
-            make = grpc.stream_stream_rpc_method_handler if request_streaming else grpc.unary_stream_rpc_method_handler
-            return make(self._streaming(method, behaviour), handler.request_deserializer, handler.response_serializer)
-        behaviour = handler.stream_unary if request_streaming else handler.unary_unary
-        make_unary = grpc.stream_unary_rpc_method_handler if request_streaming else grpc.unary_unary_rpc_method_handler
-        return make_unary(self._unary(method, behaviour), handler.request_deserializer, handler.response_serializer)
+            if request_streaming:
+                handle = self._streaming(method, _as_it_is, behaviour)
+                return grpc.stream_stream_rpc_method_handler(handle, parse, handler.response_serializer)
+            handle = self._streaming(method, parse, behaviour)
+            return grpc.unary_stream_rpc_method_handler(handle, None, handler.response_serializer)
+        if request_streaming:
+            handle = self._unary(method, _as_it_is, handler.stream_unary, serialize)
+            return grpc.stream_unary_rpc_method_handler(handle, parse)
+        return grpc.unary_unary_rpc_method_handler(self._unary(method, parse, handler.unary_unary, serialize))
 
-    def _unary(self, method: str, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Any:
+    def _unary(self, method: str, parse: _Convert, behaviour: Any, serialize: _Convert) -> Any:
         layers = self._layers
 
         async def handle(request: Any, context: Context) -> Any:
@@ -108,41 +122,58 @@ class Chain(grpc.aio.ServerInterceptor):
             async with AsyncExitStack() as stack:
                 for layer in layers:
                     await stack.enter_async_context(layer.around(call))
-                return await behaviour(request, context)
+                return serialize(await behaviour(parse(request), context))
 
         return handle
 
-    def _streaming(self, method: str, behaviour: Callable[[Any, Context], Any]) -> Any:
+    def _streaming(self, method: str, parse: _Convert, behaviour: Any) -> Any:
         layers = self._layers
 
-        async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
+        # Not a generator: one that is cancelled while its caller does not read is dropped between two messages, so
+        # that no layer learns how the call ended, and one whose time runs out there never ends at all.
+        async def handle(request: Any, context: Context) -> None:
             call = _begin(method, context, known=True)
             async with AsyncExitStack() as stack:
                 for layer in layers:
                     await stack.enter_async_context(layer.around(call))
-                responses = behaviour(request, context)
+                responses = behaviour(parse(request), context)
                 if not hasattr(responses, "__aiter__"):
                     await responses  # a handler that calls context.write itself
                     return
                 # Closed here and now, so that a cancelled call releases what its handler holds at once.
                 async with aclosing(responses):
                     async for response in responses:
-                        yield response
+                        await context.write(response)
 
         return handle
 
     def _unknown(self, method: str) -> Handler:
-        async def handle(_requests: Any, context: Context) -> AsyncIterator[bytes]:
+        async def handle(_requests: Any, context: Context) -> None:
             call = _begin(method, context, known=False)
             async with AsyncExitStack() as stack:
                 for layer in self._layers:
                     await stack.enter_async_context(layer.around(call))
                 await self._refuse(call)
-            nothing: tuple[bytes, ...] = ()
-            for message in nothing:  # makes this a generator: the shape that any client's call fits
-                yield message
 
+        # The shape that any client's call fits.
         return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def _parser(deserialize: _Convert | None) -> _Convert:
+    if deserialize is None:
+        return _as_it_is
+
+    def parse(data: Any) -> Any:
+        try:
+            return deserialize(data)
+        except Exception as error:
+            raise MalformedRequest from error
+
+    return parse
+
+
+def _as_it_is(message: Any) -> Any:
+    return message
 
 
 def _begin(method: str, context: Context, *, known: bool) -> Call:

@@ -56,16 +56,23 @@ class Outgoing(
     async def _send(self, continuation: Any, details: Any, payload: Any) -> Any:
         metadata = list(details.metadata or ())
         span = self._start_span(details.method)
-        if request_id := current.request_id.get():
-            metadata.append((REQUEST_ID_KEY, request_id))
-        if span is not None:
-            carrier: dict[str, str] = {}
-            _PROPAGATOR.inject(carrier, context=trace.set_span_in_context(span))
-            metadata.extend(carrier.items())
-        if self._credentials is not None:
-            metadata.extend(await self._credentials())
-        timeout = self._timeout(details.timeout)
-        call = await continuation(details._replace(metadata=grpc.aio.Metadata(*metadata), timeout=timeout), payload)
+        try:
+            if request_id := current.request_id.get():
+                metadata.append((REQUEST_ID_KEY, request_id))
+            if span is not None:
+                carrier: dict[str, str] = {}
+                _PROPAGATOR.inject(carrier, context=trace.set_span_in_context(span))
+                metadata.extend(carrier.items())
+            if self._credentials is not None:
+                metadata.extend(await self._credentials())
+            timeout = self._timeout(details.timeout)
+            call = await continuation(details._replace(metadata=grpc.aio.Metadata(*metadata), timeout=timeout), payload)
+        except BaseException:
+            # No call was begun: nothing else would ever end the span.
+            if span is not None:
+                span.set_status(Status(StatusCode.ERROR))
+                span.end()
+            raise
         if span is not None:
             call.add_done_callback(lambda done: _end_span(span, done))
         return call

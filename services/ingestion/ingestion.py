@@ -77,7 +77,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class IngestionLimits:
-    """Bounds of one service. ``in_flight`` documents are worked on at a time, over all callers."""
+    """Bounds of one service. ``in_flight`` documents are parsed and embedded at a time, over all callers."""
 
     max_document_bytes: int = 32 * 1024 * 1024
     in_flight: int = 6
@@ -175,7 +175,7 @@ class Ingestor:
                 violations=draft.violations,
             )
         try:
-            async with self._turns.of((caller.tenant, collection.name, document_id)), self._slots:
+            async with self._turns.of((caller.tenant, collection.name, document_id)):
                 return await self._take_in(caller, collection, index, document_id, digest, draft)
         except ParseFailure as failure:
             _log.info("document cannot be read", reason=failure.reason.value, detail=failure.detail)
@@ -204,10 +204,14 @@ class Ingestor:
                 )
             if _same(current, draft, digest, access):
                 return Outcome(index, document_id, current.version, current.chunk_count, unchanged=True)
-        split = await self._parser.split(draft.content, media_type, self._limits.chunks)
-        plan = await self._catalog_call(self._catalog.plan_version(caller.tenant, collection.name, document_id, access))
-        title = draft.title or split.title or document_id
-        chunks = await self._embed(document_id, plan.version, plan.reader_set, title, split)
+        with self._writer.preparing():
+            async with self._slots:
+                split = await self._parser.split(draft.content, media_type, self._limits.chunks)
+                plan = await self._catalog_call(
+                    self._catalog.plan_version(caller.tenant, collection.name, document_id, access)
+                )
+                title = draft.title or split.title or document_id
+                chunks = await self._embed(document_id, plan.version, plan.reader_set, title, split)
         partition = Partition(caller.tenant, collection.name)
         await self._store_call(self._writer.upsert(partition, chunks))
         now = self._now()

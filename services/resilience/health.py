@@ -52,7 +52,10 @@ class Watcher:
 
 
 class HealthBoard:
-    """The serving status of each named service, all NOT_SERVING until told otherwise."""
+    """The serving status of each named service, all NOT_SERVING until told otherwise.
+
+    ``closed`` says that watches have ended for good.
+    """
 
     def __init__(self, names: tuple[str, ...], *, max_watchers: int = 256) -> None:
         self._statuses = dict.fromkeys(names, ServingStatus.NOT_SERVING)
@@ -60,6 +63,7 @@ class HealthBoard:
         self._watching = 0
         self._max_watchers = max_watchers
         self._final = False
+        self.closed = False
 
     def status(self, name: str) -> ServingStatus | None:
         """The status of ``name``, or None for a name that is not served here."""
@@ -88,14 +92,15 @@ class HealthBoard:
         self._final = True
 
     def close_watchers(self) -> None:
-        """End all watches, each after its last value."""
+        """End all watches, each after its last value, and begin no more."""
+        self.closed = True
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.close()
 
     def watch(self, name: str) -> Watcher | None:
-        """Begin to watch ``name``, which may be unknown; None when there are too many watchers already."""
-        if self._watching >= self._max_watchers:
+        """Begin to watch ``name``, which may be unknown; None when there are too many watchers already, or when closed."""
+        if self.closed or self._watching >= self._max_watchers:
             return None
         watcher = Watcher()
         watcher.put(self._statuses.get(name, ServingStatus.UNKNOWN))

@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from interceptors._shapes import Context
-from services.corpus.errors import ResourceExhausted
+from services.corpus.errors import ResourceExhausted, Unavailable
 from services.resilience.health import HealthBoard, ServingStatus
 
 SERVICE = "grpc.health.v1.Health"
@@ -56,6 +56,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # pu
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """Watch sends the status at once and again whenever it changes."""
         watcher = self._board.watch(request.service)
+        if watcher is None and self._board.closed:
+            # Clients watch again as soon as a watch ends: accepting that would hold a drain for its whole grace.
+            raise Unavailable("this server is shutting down", reason="DRAINING")
         if watcher is None:
             raise ResourceExhausted("too many health watchers", retry_after=5.0)
         task = asyncio.current_task()

@@ -157,6 +157,9 @@ def load(settings_class: type[AnySettings], config_file: Path | None = None) -> 
         return settings_class(**from_file)
     except ValidationError as error:
         raise ConfigurationError("\n".join(_describe(error, environ, named))) from None
+    except SettingsError as error:
+        # A section or a list in the environment that is not JSON; its field is all that the library tells.
+        raise ConfigurationError(_name_unparsable(str(error), environ)) from None
 
 
 def is_loopback(address: str) -> bool:

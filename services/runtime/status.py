@@ -1,10 +1,12 @@
 """Domain errors to gRPC statuses and back: one table, which a test proves total.
 
-Every status carries google.rpc details: ErrorInfo always, BadRequest with each violated field, RetryInfo where
-trying again makes sense. Nothing of an unexpected exception leaves the process except a request id.
+Every status carries google.rpc details: ErrorInfo always, BadRequest with each violated field (as many as fit into
+a client's limit, and how many more), RetryInfo where trying again makes sense. Nothing of an unexpected exception leaves the process except a request id.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import grpc
 import structlog
@@ -15,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from groundwire.common.v1 import error_reason_pb2
-from interceptors._shapes import REQUEST_ID_KEY, Call
+from interceptors._shapes import REQUEST_ID_KEY, Call, MalformedRequest
 from services.corpus.errors import (
     AlreadyExists,
     DataLoss,
@@ -34,6 +36,10 @@ from services.corpus.errors import (
 
 DOMAIN = "groundwire"
 _PREFIX = "ERROR_REASON_"
+# A client drops a status whose trailers are larger than 8 KiB by default, and sees RESOURCE_EXHAUSTED instead of it;
+# gRPC counts the message percent-encoded and the details as base64.
+_MESSAGE_BYTES = 500
+_VIOLATION_BYTES = 3_000
 _log = structlog.get_logger(__name__)
 
 CODES: dict[type[GroundwireError], grpc.StatusCode] = {
@@ -58,8 +64,10 @@ def code_of(error: GroundwireError) -> grpc.StatusCode:
 
 def to_status(error: Exception, call: Call) -> grpc.Status:
     """The status that a caller gets for ``error``; unexpected ones are logged and shown as INTERNAL."""
+    if isinstance(error, MalformedRequest):
+        error = InvalidRequest([FieldViolation("", "the request is not a message of the method's type")])
     if isinstance(error, GroundwireError):
-        code, message, reason, metadata = code_of(error), error.message, error.reason, error.metadata
+        code, message, reason, metadata = code_of(error), _shorten(error.message), error.reason, error.metadata
     else:
         _log.error("call failed unexpectedly", method=call.method, exc_info=error)
         code, message, reason = (
@@ -70,11 +78,7 @@ def to_status(error: Exception, call: Call) -> grpc.Status:
         metadata = {"request_id": call.request_id}
     details: list[AnyMessage] = [_pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))]
     if isinstance(error, InvalidRequest):
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=violation.field, description=violation.description)
-            for violation in error.violations
-        ]
-        details.append(_pack(error_details_pb2.BadRequest(field_violations=violations)))
+        details.append(_pack(_bad_request(error.violations)))
     if isinstance(error, Unavailable | ResourceExhausted):
         delay = Duration()
         delay.FromMilliseconds(max(1, round(error.retry_after * 1000)))
@@ -88,7 +92,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, dependency: str) -> GroundwireEr
     """What a failed call to another service means here.
 
     What that service said about the caller's own request (a wrong field, an unknown collection) is passed on as it
-    is; a failure of the service itself becomes Unavailable with the dependency's name.
+    is, and so is what trying again cannot help (damaged data, a missing feature). A failure of the service itself, or
+    of this process's own standing with it, becomes Unavailable with the dependency's name.
     """
     code = error.code()
     info, violations, retry_after = _details(error)
@@ -110,6 +115,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError, dependency: str) -> GroundwireEr
             return DeadlineExceeded(f"the {dependency} service did not answer in time")
         case grpc.StatusCode.RESOURCE_EXHAUSTED if reason:
             return ResourceExhausted(message, retry_after=retry_after, reason=reason)
+        case grpc.StatusCode.UNIMPLEMENTED if reason:
+            return NotYetImplemented(message, reason=reason, metadata=metadata)
+        case grpc.StatusCode.DATA_LOSS if reason:
+            return DataLoss(message, reason=reason, metadata=metadata)
         case grpc.StatusCode.UNAVAILABLE if reason:
             return Unavailable(message, retry_after=retry_after, reason=reason, metadata=metadata)
         case _:
@@ -133,6 +142,25 @@ class _Status(grpc.Status):
         self.code = code
         self.details = details
         self.trailing_metadata = trailing_metadata
+
+
+def _shorten(message: str) -> str:
+    data = message.encode()
+    return message if len(data) <= _MESSAGE_BYTES else data[:_MESSAGE_BYTES].decode(errors="ignore") + " …"
+
+
+def _bad_request(violations: Sequence[FieldViolation]) -> error_details_pb2.BadRequest:
+    bad_request = error_details_pb2.BadRequest()
+    for i, violation in enumerate(violations):
+        shown = error_details_pb2.BadRequest.FieldViolation(
+            field=violation.field, description=_shorten(violation.description)
+        )
+        if i and bad_request.ByteSize() + shown.ByteSize() > _VIOLATION_BYTES:
+            rest = f"{len(violations) - i} more fields are wrong"
+            bad_request.field_violations.add(field="", description=rest)
+            break
+        bad_request.field_violations.append(shown)
+    return bad_request
 
 
 def _pack(message: Message) -> AnyMessage:

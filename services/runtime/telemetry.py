@@ -7,6 +7,8 @@ and never a call. Without a configured endpoint no span is made at all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from dataclasses import dataclass, field
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -69,9 +71,19 @@ class Telemetry:
 
     async def close(self) -> None:
         """Send what is queued, for a bounded time: an unreachable collector must not hold up a stop."""
-        if self._processor is None:
+        processor, self._processor = self._processor, None
+        if processor is None:
             return
-        flushed = asyncio.get_running_loop().run_in_executor(
-            None, self._processor.force_flush, int(_FLUSH_SECONDS * 1000)
-        )
-        await asyncio.wait([flushed], timeout=_FLUSH_SECONDS)
+        loop = asyncio.get_running_loop()
+        flushed = asyncio.Event()
+
+        def flush() -> None:
+            # The SDK ignores the time-out of force_flush; that of shutdown it keeps, up to one export.
+            processor.shutdown()
+            with contextlib.suppress(RuntimeError):  # the loop may have ended long ago
+                loop.call_soon_threadsafe(flushed.set)
+
+        # A daemon, because an end of the loop or of the interpreter would wait for a thread of an executor.
+        threading.Thread(target=flush, name="telemetry-flush", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(flushed.wait(), _FLUSH_SECONDS)

@@ -60,7 +60,7 @@ def quoting(body: dict[str, Any]) -> Reply:
     """A model that quotes the first source sharing a word with the question, or says that none does."""
     prompt = body["messages"][-1]["content"]
     asked = _QUESTION.search(prompt)
-    words = {word for word in re.findall(r"[^\W_]{4,}", asked[1].lower())} if asked else set()
+    words = set(re.findall(r"[^\W_]{4,}", asked[1].lower())) if asked else set()
     for number, text in _SOURCE.findall(prompt):
         for sentence in re.split(r"(?<=[.])\s+", text):
             if words & set(re.findall(r"[^\W_]{4,}", sentence.lower())):

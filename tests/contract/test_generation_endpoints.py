@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
-from pathlib import Path
 
 import pytest
 
@@ -17,9 +15,7 @@ from services.generation.adapters.extractive import ExtractiveEndpoint
 from services.generation.adapters.memory import ScriptedEndpoint
 from services.generation.adapters.openai import OpenAIEndpoint
 from services.generation.ports import ABSTENTION, AnswerEndpoint, Citation, Draft, Passage, Usage
-
-sys.path.insert(0, str(Path(__file__).parent))
-from generation_server import chat_server
+from tests.contract.generation_server import chat_server
 
 QUESTION = "How many parking spaces does the garage have?"
 UNRELATED = "Which composer wrote this opera?"
@@ -43,7 +39,7 @@ async def endpoint(request: pytest.FixtureRequest) -> AsyncIterator[AnswerEndpoi
 async def _endpoint(kind: str, stack: AsyncExitStack) -> AnswerEndpoint:
     if kind == "scripted":
         start = PASSAGES[1].text.index("- The")
-        citation = Citation("[2]", "garage#1", start, start + 40)
+        citation = Citation("[2]", "garage#1", start, start + 39)
         draft = Draft("It has 38 parking spaces. [2]", (citation,), 0.9, usage=Usage(50, 8))
         return ScriptedEndpoint("scripted", ["It has 38 ", "parking spaces. [2]", draft])
     if kind.startswith("openai"):

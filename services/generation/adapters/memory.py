@@ -14,7 +14,7 @@ class ScriptedEndpoint:
     """Plays ``steps``: a text is yielded, a Draft ends the answer, an error is raised, an Event is waited for.
 
     ``calls`` counts the answers begun, ``open`` those that have not ended yet; ``waiting`` is set while a step waits
-    for its Event. Without passages it abstains, whatever the script says.
+    for its Event, ``ended`` once an answer ended in whatever way. Without passages it abstains, whatever the script says.
     """
 
     def __init__(self, name: str, steps: Sequence[Step], *, kind: str = "scripted", model: str = "script") -> None:
@@ -26,6 +26,7 @@ class ScriptedEndpoint:
         self.open = 0
         self.closed = False
         self.waiting = asyncio.Event()
+        self.ended = asyncio.Event()
 
     @property
     def name(self) -> str:
@@ -62,6 +63,7 @@ class ScriptedEndpoint:
                         yield step
         finally:
             self.open -= 1
+            self.ended.set()
 
     async def close(self) -> None:
         """Remember that it was closed."""

@@ -1,0 +1,38 @@
+"""``status`` and ``doctor``: what they take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from cli.options import OutputOption, PortBaseOption, globals_of
+from cli.output import Format, Screen
+
+
+def status(
+    context: typer.Context,
+    address: Annotated[
+        list[str] | None,
+        typer.Option("--address", metavar="NAME=ADDR", help="Where one service is; may be repeated."),
+    ] = None,
+    port_base: PortBaseOption = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait for each answer.")
+    ] = 3.0,
+    output: OutputOption = Format.AUTO,
+) -> None:
+    """Show how every service, vector store and LLM endpoint is; exit code 3 unless all serve."""
+    from cli.status import addresses, show_status  # noqa: PLC0415 - grpc is only needed now
+    from services.runtime.settings import Settings  # noqa: PLC0415
+
+    where = addresses(globals_of(context).load(Settings), address or (), port_base)
+    raise typer.Exit(asyncio.run(show_status(Screen(output), where, timeout)))
+
+
+def doctor(context: typer.Context, output: OutputOption = Format.AUTO) -> None:
+    """Check this machine and the settings; each finding comes with its remedy. Exit code 1 if one FAILs."""
+    from cli.doctor import show_doctor  # noqa: PLC0415 - grpc is only needed now
+
+    raise typer.Exit(asyncio.run(show_doctor(Screen(output), globals_of(context))))

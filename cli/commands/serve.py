@@ -1,0 +1,84 @@
+"""``serve``, ``up`` and ``demo``: what they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import OutputOption, PortBaseOption, globals_of
+from cli.output import Format, Screen
+
+SupervisedOption = Annotated[
+    int | None, typer.Option("--supervised", hidden=True, help="The supervisor's process id: end when it ends.")
+]
+
+
+def serve(
+    context: typer.Context,
+    service: Annotated[
+        str,
+        typer.Argument(metavar="SERVICE", help="query, ingestion, retrieval, generation, audit, monitoring or store."),
+    ],
+    listen: Annotated[
+        str | None,
+        typer.Option("--listen", metavar="ADDR", help="HOST:PORT or unix:/path; default: from the settings."),
+    ] = None,
+    supervised: SupervisedOption = None,
+) -> None:
+    """Run one service in this process until SIGTERM or Ctrl-C, then drain it."""
+    from cli.errors import usage  # noqa: PLC0415 - the services are only needed now
+    from cli.serve import run  # noqa: PLC0415
+    from cli.services import NAMES  # noqa: PLC0415
+
+    if service not in NAMES:
+        raise usage(f"there is no service {service!r}; there are {', '.join(NAMES)}")
+    run(globals_of(context), (service,), listen=listen, supervisor=supervised)
+
+
+def mesh(context: typer.Context, supervised: SupervisedOption = None) -> None:
+    """Run every service but the store in this process, each on its own port."""
+    from cli.serve import run  # noqa: PLC0415 - the services are only needed now
+    from cli.services import MESH  # noqa: PLC0415
+
+    run(globals_of(context), MESH, supervisor=supervised)
+
+
+def up(
+    context: typer.Context,
+    processes: Annotated[bool, typer.Option("--processes", help="Give each service a process of its own.")] = False,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", metavar="DIR", help="Where everything durable is kept.")
+    ] = None,
+    port_base: PortBaseOption = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the services' logs from info on.")] = False,
+    output: OutputOption = Format.AUTO,
+) -> None:
+    """Run the whole mesh on this machine until Ctrl-C; what dies is started again."""
+    from cli.up import up as run  # noqa: PLC0415 - grpc is only needed now
+
+    raise typer.Exit(
+        run(
+            globals_of(context),
+            Screen(output),
+            processes=processes,
+            data_dir=data_dir,
+            port_base=port_base,
+            verbose=verbose,
+        )
+    )
+
+
+def demo(
+    context: typer.Context,
+    examples: Annotated[
+        Path | None,
+        typer.Option("--examples", metavar="DIR", help="The folder with corpus/ and questions.toml."),
+    ] = None,
+    processes: Annotated[bool, typer.Option("--processes", help="Give each service a process of its own.")] = False,
+) -> None:
+    """Start a private mesh, take in an example corpus, ask it questions, show the sources, and clean up."""
+    from cli.demo import demo as run  # noqa: PLC0415 - grpc is only needed now
+
+    raise typer.Exit(run(globals_of(context), Screen(Format.AUTO), examples=examples, processes=processes))

@@ -1,0 +1,242 @@
+"""``groundwire doctor``: what on this machine, or in the settings, keeps Groundwire from working."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from rich.table import Table
+from rich.text import Text
+
+from cli.errors import CliError, ExitCode
+from cli.mesh import listen_problem
+from cli.options import Globals
+from cli.output import Format, Screen
+from cli.services import NAMES, settings_class
+from cli.status import SERVING, UNREACHABLE, check
+from cli.text import plural, size
+from services.corpus.errors import GroundwireError
+from services.embedding.weights import BGE_SMALL_EN, MS_MARCO_MINILM_L12, WeightSources, find_weights
+from services.runtime.settings import Settings, otlp_configured
+
+OK, WARN, FAIL = "OK", "WARN", "FAIL"
+_COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
+_LOW_SPACE = 1024**3
+_NO_SPACE = 64 * 1024**2
+_SECRET_WORDS = ("secret", "password", "token", "key", "credential")
+_HIDDEN = "********"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. ``remedy`` is empty where all is well."""
+
+    state: str
+    what: str
+    found: str
+    remedy: str = ""
+
+
+async def show_doctor(screen: Screen, options: Globals) -> int:
+    """Look at everything, show it, and return the exit code."""
+    findings = [python_version()]
+    settings, effective, problems = read_settings(options)
+    findings += problems
+    if settings is not None:
+        with screen.err.status("Looking …"):
+            findings += await asyncio.gather(
+                *(asyncio.to_thread(weights, spec.name, settings.models_dir) for spec in _MODELS.values())
+            )
+            findings += data_directory(settings.data_dir)
+            findings += await asyncio.gather(*(address(name, settings.address(name)) for name in NAMES))
+            findings.append(await asyncio.to_thread(otlp))
+    if screen.format is Format.JSON:
+        screen.json({"findings": [asdict(finding) for finding in findings], "settings": effective})
+    elif screen.format is Format.TEXT:
+        screen.text(
+            *("\t".join((f.state, f.what, f.found, f.remedy)).rstrip() for f in findings),
+            *(f"setting\t{name}\t{value}" for name, value in effective.items()),
+        )
+    else:
+        _show_tables(screen, findings, effective)
+    return ExitCode.FAILED if any(finding.state == FAIL for finding in findings) else ExitCode.OK
+
+
+_MODELS = {spec.name: spec for spec in (BGE_SMALL_EN, MS_MARCO_MINILM_L12)}
+
+
+def python_version(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Finding:
+    """Whether this Python is new enough."""
+    shown = ".".join(map(str, version))
+    if version < (3, 11):
+        return Finding(FAIL, "Python", shown, "install Python 3.11 or newer and make the environment anew")
+    return Finding(OK, "Python", shown)
+
+
+def read_settings(options: Globals) -> tuple[Settings | None, dict[str, str], list[Finding]]:
+    """The shared settings, all effective ones by their dotted names, and what is wrong."""
+    effective: dict[str, Any] = {}
+    shared: Settings | None = None
+    problems: dict[str, None] = {}
+    for name in NAMES:
+        try:
+            loaded = options.load(settings_class(name))
+        except CliError as error:
+            problems |= dict.fromkeys((error.message, *error.details))
+        else:
+            shared = loaded
+            effective |= dict(flatten(loaded.model_dump(mode="json")))
+    source = options.config or os.environ.get("GROUNDWIRE_CONFIG") or "environment and defaults"
+    if not problems:
+        return shared, effective, [Finding(OK, "Settings", f"valid ({source})")]
+    found = [Finding(FAIL, "Settings", problem, "correct or remove this setting") for problem in problems]
+    return None, effective, found
+
+
+def flatten(tree: Any, path: str = "", *, hidden: bool = False) -> Iterator[tuple[str, str]]:
+    """Settings by dotted name, with everything that may be a secret hidden."""
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            secret = hidden or any(word in str(key).lower().split("_") for word in _SECRET_WORDS)
+            yield from flatten(value, f"{path}.{key}" if path else str(key), hidden=secret)
+    elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+        for n, item in enumerate(tree):
+            yield from flatten(item, f"{path}.{n}", hidden=hidden)
+    elif tree in (None, "", [], {}):
+        yield path, ""
+    elif hidden:
+        yield path, _HIDDEN
+    elif isinstance(tree, list):
+        yield path, ", ".join(without_password(str(item)) for item in tree)
+    else:
+        yield path, without_password(str(tree))
+
+
+def without_password(text: str) -> str:
+    """A URL without its password; other texts as they are."""
+    if "://" not in text or "@" not in text:
+        return text
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        return _HIDDEN
+    userinfo, _, host = url.netloc.rpartition("@")
+    if ":" not in userinfo:
+        return text
+    return urlunsplit(url._replace(netloc=f"{userinfo.partition(':')[0]}:{_HIDDEN}@{host}"))
+
+
+def weights(model: str, models_dir: Path | None) -> Finding:
+    """Whether a model's files are there and are the pinned ones."""
+    try:
+        found = find_weights(_MODELS[model], WeightSources(models_dir))
+    except GroundwireError as error:
+        problem, _, remedy = error.message.partition("; ")
+        return Finding(FAIL, "Model", problem, remedy)
+    folder = next(iter(found.values())).parent
+    return Finding(OK, "Model", f"{model}: {plural(len(found), 'file')} verified in {folder}")
+
+
+def data_directory(path: Path) -> Iterator[Finding]:
+    """Whether durable data can be kept in ``path``, and who does so now."""
+    existing = next((folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()), Path("/"))
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding(
+            FAIL, "Data", f"{path} cannot be written", "change its owner or mode, or set GROUNDWIRE_DATA_DIR"
+        )
+        return
+    yield Finding(OK, "Data", f"{path}" + ("" if path.exists() else " (made at the first start)"))
+    free = shutil.disk_usage(existing).free
+    state = OK if free >= _LOW_SPACE else WARN if free >= _NO_SPACE else FAIL
+    yield Finding(state, "Space", f"{size(free)} free", "" if state is OK else "free some space on this disk")
+    lock = path / "store" / "store.lock"
+    holders = list(lock_holders(lock))
+    if holders:
+        yield Finding(OK, "Lock", "held by " + ", ".join(f"process {pid} ({name})" for pid, name in holders))
+    else:
+        yield Finding(OK, "Lock", "free")
+
+
+def lock_holders(lock: Path, locks: Path = Path("/proc/locks")) -> Iterator[tuple[int, str]]:
+    """The processes that hold a flock on ``lock``, as far as Linux tells."""
+    with contextlib.suppress(OSError, ValueError):
+        inode = lock.stat().st_ino
+        for line in locks.read_text(encoding="ascii").splitlines():
+            # "12: FLOCK  ADVISORY  WRITE 4242 08:02:131081 0 EOF"; waiting ones have "->" before the kind.
+            parts = line.split()
+            if len(parts) >= 6 and parts[1] == "FLOCK" and int(parts[5].rpartition(":")[2]) == inode:
+                yield int(parts[4]), _command(int(parts[4]))
+
+
+def _command(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return "of another user"
+    return " ".join(word for word in words if word)[:80] or "unknown"
+
+
+async def address(name: str, where: str) -> Finding:
+    """Whether a service could listen at ``where``, or a groundwire answers there already."""
+    answer = await check(name, where, timeout=2.0)
+    if answer.state != UNREACHABLE:
+        state = OK if answer.state == SERVING else WARN
+        return Finding(state, "Address", f"{name} {where}: groundwire answers, {answer.state}", answer.detail)
+    if where.startswith("unix:"):
+        return Finding(OK, "Address", f"{name} {where}: free")
+    host, _, port = where.rpartition(":")
+    problem = await asyncio.to_thread(listen_problem, host.strip("[]"), int(port))
+    if problem is None:
+        return Finding(OK, "Address", f"{name} {where}: free")
+    return Finding(
+        FAIL,
+        "Address",
+        f"{name} {where}: {problem}",
+        f"end the program that has it, or set GROUNDWIRE_ADDRESSES__{name.upper()} (or `groundwire up --port-base N`)",
+    )
+
+
+def otlp(connect: Callable[..., Any] = socket.create_connection) -> Finding:
+    """Whether traces go anywhere, and whether the collector is there."""
+    if not otlp_configured():
+        return Finding(OK, "Traces", "off; OTEL_EXPORTER_OTLP_ENDPOINT switches them on")
+    variables = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    endpoint = next(os.environ[name] for name in variables if os.environ.get(name))
+    url = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+    shown = without_password(endpoint)
+    try:
+        with contextlib.closing(connect((url.hostname or "localhost", url.port or 4317), timeout=2.0)):
+            return Finding(OK, "Traces", f"{shown}: the collector answers")
+    except (OSError, ValueError) as error:
+        remedy = "start the collector or correct OTEL_EXPORTER_OTLP_ENDPOINT; calls go on without traces"
+        return Finding(WARN, "Traces", f"{shown}: {getattr(error, 'strerror', None) or error}", remedy)
+
+
+def _show_tables(screen: Screen, findings: list[Finding], effective: dict[str, str]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold", ratio=1)
+    for finding in findings:
+        text = Text(finding.found)
+        if finding.remedy:
+            text.append(f"\n→ {finding.remedy}", style="bold")
+        table.add_row(Text(finding.state, style=_COLOURS[finding.state]), finding.what, text)
+    screen.table(table)
+    if effective:
+        screen.out.print(Text("\nEffective settings", style="bold"))
+        shown = Table(box=None, pad_edge=False, show_header=False)
+        shown.add_column(style="dim", no_wrap=True)
+        shown.add_column(overflow="fold")
+        for name, value in effective.items():
+            shown.add_row(name, value)
+        screen.table(shown)

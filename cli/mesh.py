@@ -1,0 +1,174 @@
+"""A whole mesh on this machine: which processes it has, where they listen, and when they are ready."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cli.client import open_channel
+from cli.errors import CliError, usage
+from cli.options import Globals
+from cli.services import MESH, STORE, TIERS
+from cli.supervisor import Child, Supervisor
+from services.runtime.settings import Settings
+
+_DRAIN_DELAY = "0.1"
+# Beyond what the drains of a process's tiers may take, in seconds.
+_PATIENCE_MARGIN = 10.0
+_READY_POLL = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where everything is. ``environment`` is what makes the children agree."""
+
+    settings: Settings
+    environment: Mapping[str, str]
+    port_base: int | None
+    data_dir_given: bool
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Each service's address, the front of the mesh first."""
+        return {name: self.settings.address(name) for name in (*MESH, STORE)}
+
+
+def plan(options: Globals, *, data_dir: Path | None, port_base: int | None, level: str | None) -> Plan:
+    """Read the settings as the children will, with what the command line changes."""
+    environment = dict(os.environ)
+    if options.config is not None:
+        environment["GROUNDWIRE_CONFIG"] = str(options.config)
+    if data_dir is not None:
+        environment["GROUNDWIRE_DATA_DIR"] = str(data_dir.absolute())
+    if port_base is not None:
+        ports = free_ports(len(MESH)) if port_base == 0 else range(port_base, port_base + len(MESH))
+        for name, port in zip(MESH, ports, strict=True):
+            environment[f"GROUNDWIRE_ADDRESSES__{name.upper()}"] = f"127.0.0.1:{port}"
+    given = options.load(Settings)
+    if "level" not in given.log.model_fields_set and level is not None:
+        environment["GROUNDWIRE_LOG__LEVEL"] = level
+    if "delay" not in given.drain.model_fields_set:
+        # Nobody but the mesh itself watches its health here, and it learns of a drain at once.
+        environment["GROUNDWIRE_DRAIN__DELAY"] = _DRAIN_DELAY
+    with _environ(environment):
+        settings = options.load(Settings)
+    return Plan(settings, environment, port_base, data_dir is not None)
+
+
+def check_ports(addresses: Mapping[str, str]) -> None:
+    """Raise CliError, before anything is started, when an address cannot be listened on."""
+    problems = []
+    for name, address in addresses.items():
+        if address.startswith("unix:"):
+            continue
+        host, _, port = address.rpartition(":")
+        if not port.isdigit() or int(port) > 65535:
+            raise usage(f"the {name} service's address {address!r} is not HOST:PORT")
+        if problem := listen_problem(host.strip("[]"), int(port)):
+            problems.append(f"{address} ({name}): {problem}")
+    if problems:
+        raise CliError(
+            f"cannot listen on {', '.join(problems)}; "
+            "`groundwire doctor` shows who is there, --port-base N uses other ports"
+        )
+
+
+def listen_problem(host: str, port: int) -> str | None:
+    """Why a server could not listen there, or None."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with closing(socket.socket(family, kind)) as probe:
+            # As gRPC does it: connections that have just ended do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return None
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
+    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def supervisor(
+    planned: Plan, *, processes: bool, say: Callable[[str], None], debug: bool = False, output: IO[bytes] | None = None
+) -> Supervisor:
+    """The processes of the mesh: the store alone, and the others in one process or in one each."""
+    store = Child(STORE, ("serve", STORE), (STORE,))
+    front = (
+        [[Child(name, ("serve", name), (name,)) for name in tier] for tier in TIERS if STORE not in tier]
+        if processes
+        else [[Child("mesh", ("_mesh",), MESH)]]
+    )
+    drain = planned.settings.drain
+    drains = 1 if processes else len(TIERS) - 1
+
+    async def ready(child: Child) -> None:
+        await asyncio.gather(*(wait_until_ready(planned.addresses[name]) for name in child.services))
+
+    return Supervisor(
+        [*front, [store]],
+        ready,
+        environment=planned.environment,
+        patience=drains * (drain.delay + drain.grace) + _PATIENCE_MARGIN,
+        say=say,
+        options=("--debug",) if debug else (),
+        output=output,
+    )
+
+
+async def wait_until_ready(address: str) -> None:
+    """Return once the service at ``address`` says that it and what it needs are there."""
+    async with _channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while True:
+            try:
+                answer = await stub.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=2.0)
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            except grpc.aio.AioRpcError:
+                pass
+            await asyncio.sleep(_READY_POLL)
+
+
+@asynccontextmanager
+async def _channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
+    channel = open_channel(address)
+    try:
+        yield channel
+    finally:
+        await channel.close()
+
+
+class _environ:  # noqa: N801 - a context manager that reads like a function
+    """The process's environment, changed for a moment: settings are read from nowhere else."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._new = dict(environment)
+        self._old: dict[str, str] = {}
+
+    def __enter__(self) -> None:
+        self._old = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(self._new)
+
+    def __exit__(self, *_: object) -> None:
+        os.environ.clear()
+        os.environ.update(self._old)

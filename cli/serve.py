@@ -1,0 +1,68 @@
+"""``groundwire serve``: services in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from cli.errors import CliError, ExitCode, usage
+from cli.options import Globals
+from cli.services import TIERS, assembly, settings_class
+from services.corpus.errors import FailedPrecondition, GroundwireError, Unavailable
+from services.runtime import logs
+from services.runtime.lifecycle import die_with_parent, serve_until_stopped
+from services.runtime.process import Process
+from services.runtime.server import Server
+from services.runtime.settings import ConfigurationError, Settings
+
+
+def run(options: Globals, names: Sequence[str], *, listen: str | None = None, supervisor: int | None = None) -> None:
+    """Serve ``names`` until told to stop. ``supervisor`` is the process whose end is also ours."""
+    if supervisor is not None:
+        die_with_parent()
+        # It may have died before the kernel knew that we care.
+        if os.getppid() != supervisor:
+            sys.exit(ExitCode.INTERRUPTED)
+    settings = {name: options.load(settings_class(name)) for name in names}
+    logs.configure(next(iter(settings.values())).log)
+    try:
+        asyncio.run(_serve(settings, listen))
+    except ConfigurationError as error:
+        first, *more = str(error).splitlines()
+        raise usage(first, *more) from error
+    except FailedPrecondition as error:
+        # Nothing that a restart would change: a person has to act, as with wrong settings.
+        raise CliError(_start_failed(names, error), code=ExitCode.USAGE) from error
+    except Unavailable as error:
+        raise CliError(_start_failed(names, error), code=ExitCode.UNAVAILABLE) from error
+    except GroundwireError as error:
+        raise CliError(_start_failed(names, error)) from error
+
+
+async def _serve(settings: dict[str, Settings], listen: str | None) -> None:
+    process = Process()
+    servers: dict[str, Server] = {}
+    try:
+        # From the back of the mesh to its front, so that a service finds those that it calls.
+        for name in (name for tier in reversed(TIERS) for name in tier if name in settings):
+            service = await assembly(name)(settings[name], process)
+            server = Server(service, settings[name], process.telemetry.tracer(name))
+            try:
+                await server.start(listen or settings[name].address(name))
+            except BaseException:
+                await service.close()
+                raise
+            servers[name] = server
+        await serve_until_stopped([[servers[name] for name in tier if name in servers] for tier in TIERS])
+    finally:
+        # After an orderly stop nothing is left to drain: this is for a start that failed half-way.
+        for server in reversed(servers.values()):
+            await server.drain(delay=0.0, grace=0.0)
+        await process.close()
+
+
+def _start_failed(names: Sequence[str], error: GroundwireError) -> str:
+    who = names[0] if len(names) == 1 else "the mesh"
+    return f"{who} cannot start: {error.message}"

@@ -1,0 +1,139 @@
+"""``groundwire up``: the mesh until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.text import Text
+
+from cli.errors import CliError, ExitCode
+from cli.mesh import Plan, check_ports, plan, supervisor
+from cli.options import Globals
+from cli.output import Format, Screen
+from cli.supervisor import Supervisor
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def up(
+    options: Globals, screen: Screen, *, processes: bool, data_dir: Path | None, port_base: int | None, verbose: bool
+) -> int:
+    """Run the mesh; returns the exit code."""
+    planned = plan(options, data_dir=data_dir, port_base=port_base, level="info" if verbose else "warning")
+    check_ports(planned.addresses)
+
+    def say(message: str) -> None:
+        screen.note(f"groundwire: {message}")
+
+    running = supervisor(planned, processes=processes, say=say, debug=options.debug)
+    try:
+        return asyncio.run(_run(running, planned, screen, options))
+    except CliError as error:
+        if error.message:
+            raise
+        return error.code
+
+
+async def _run(running: Supervisor, planned: Plan, screen: Screen, options: Globals) -> int:
+    loop = asyncio.get_running_loop()
+    signalled: asyncio.Future[int] = loop.create_future()
+
+    def on_signal(number: int) -> None:
+        if signalled.done():
+            running.kill()
+        else:
+            signalled.set_result(number)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal, number)
+    starting = asyncio.ensure_future(running.start())
+    with screen.err.status("Starting Groundwire …"):
+        await asyncio.wait({starting, signalled}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+        return _ended_by(signalled.result())
+    starting.result()
+    show(screen, planned, options)
+    ended = asyncio.ensure_future(running.run())
+    await asyncio.wait({ended, signalled}, return_when=asyncio.FIRST_COMPLETED)
+    with screen.err.status("Draining: calls in flight may end; Ctrl-C again ends them at once …"):
+        await running.stop()
+    if ended.done():
+        ended.result()
+    ended.cancel()
+    if screen.pretty:
+        screen.note("Stopped.", style="dim")
+    return _ended_by(signalled.result())
+
+
+def _ended_by(number: int) -> int:
+    # SIGTERM is how service managers stop what they started: that is a good end.
+    return ExitCode.OK if number == signal.SIGTERM else 128 + number
+
+
+def show(screen: Screen, planned: Plan, options: Globals) -> None:
+    """Where everything is, and what to do with it."""
+    data_dir = str(planned.settings.data_dir.absolute())
+    if screen.format is Format.JSON:
+        screen.json({"addresses": planned.addresses, "data_dir": data_dir})
+        return
+    sections = {
+        "Services": planned.addresses,
+        "Data": {"directory": data_dir},
+        "Try": commands(planned, options),
+    }
+    if screen.format is Format.TEXT:
+        screen.text("Groundwire is ready.")
+        for entries in sections.values():
+            screen.text(*(f"{name}: {value}" for name, value in entries.items()))
+        screen.text("Ctrl-C stops.")
+        return
+    screen.out.print(Text("Groundwire is ready.", style="bold green"))
+    for title, entries in sections.items():
+        screen.out.print(Text(f"\n{title}", style="bold"))
+        for line in _pairs(entries):
+            # Not wrapped by us: a command that is copied must stay one line.
+            screen.out.print(line, soft_wrap=True)
+    screen.out.print(Text("\nCtrl-C stops.", style="dim"))
+
+
+def commands(planned: Plan, options: Globals) -> dict[str, str]:
+    """What somebody may want to type next."""
+    where = planned.addresses
+    base = "groundwire"
+    if options.config is not None:
+        base += f" --config {shlex.quote(str(options.config))}"
+    moved = planned.port_base is not None
+    query = where["query"]
+    to_query = f" --address {query}" if moved else ""
+    to_ingestion = f" --address {where['ingestion']}" if moved else ""
+    target = f"-authority localhost {query}" if query.startswith("unix:") else query
+    question = '{"query": "How do I …?"}'
+    return {
+        "add documents": f"{base} ingest ./docs --readers 'tenant:*'{to_ingestion}",
+        "ask": f'{base} ask "How do I …?"{to_query}',
+        "check": f"{base} status" + (_status_options(where) if moved else ""),
+        "any client": f"grpcurl -plaintext {target} list",
+        "call": f"grpcurl -plaintext -d '{question}' {target} groundwire.query.v1.QueryService/Query",
+    }
+
+
+def _status_options(where: Mapping[str, str]) -> str:
+    if _consecutive(where):
+        return f" --port-base {where['query'].rpartition(':')[2]}"
+    return "".join(f" --address {name}={address}" for name, address in where.items())
+
+
+def _consecutive(where: Mapping[str, str]) -> bool:
+    ports = [int(address.rpartition(":")[2]) for address in where.values() if not address.startswith("unix:")]
+    return ports == list(range(ports[0], ports[0] + len(ports)))
+
+
+def _pairs(entries: Mapping[str, str]) -> list[Text]:
+    width = max(map(len, entries))
+    return [Text.assemble("  ", (name.ljust(width), "cyan"), "  ", value) for name, value in entries.items()]

@@ -1,0 +1,96 @@
+"""GenerationService over real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from groundwire.generation.v1 import generation_service_pb2 as pb
+from groundwire.generation.v1 import generation_service_pb2_grpc
+from services.corpus.errors import Unavailable
+from services.embedding.memory import OverlapCrossEncoder
+from services.generation.adapters.extractive import ExtractiveEndpoint
+from services.generation.adapters.memory import ScriptedEndpoint
+from services.generation.generation import Generator
+from services.generation.ports import AnswerEndpoint
+from services.generation.servicer import GenerationServicer
+
+REQUEST = pb.GenerateRequest(
+    query="How many parking spaces does the garage have?",
+    passages=[
+        pb.Passage(passage_id="lunch#1", title="Canteen", text="Lunch costs €4.50.", score=0.3),
+        pb.Passage(
+            passage_id="garage#1", title="Parking", text="The garage has 38 parking spaces. It is open.", score=0.9
+        ),
+    ],
+)
+
+
+@asynccontextmanager
+async def serving(
+    tmp_path: Path, endpoints: Sequence[AnswerEndpoint]
+) -> AsyncIterator[generation_service_pb2_grpc.GenerationServiceAsyncStub]:
+    generator = Generator(endpoints, asyncio.get_running_loop().time)
+    server = grpc.aio.server()
+    generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(generator), server)
+    address = f"unix:{tmp_path}/s"
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield generation_service_pb2_grpc.GenerationServiceStub(channel)
+    finally:
+        await server.stop(None)
+
+
+def extractive() -> ExtractiveEndpoint:
+    return ExtractiveEndpoint(OverlapCrossEncoder(), budget=None)
+
+
+async def test_generate_answers_with_citations(tmp_path: Path) -> None:
+    async with serving(tmp_path, [extractive()]) as stub:
+        response = await stub.Generate(REQUEST)
+    assert response.answer == "The garage has 38 parking spaces. [2]"
+    assert [(c.marker, c.passage_id, c.start_offset, c.end_offset) for c in response.citations] == [
+        ("[2]", "garage#1", 0, 33)
+    ]
+    assert response.endpoint == "extractive"
+
+
+async def test_a_stream_starts_over_with_the_next_endpoint(tmp_path: Path) -> None:
+    broken = ScriptedEndpoint("broken", ["The garage ", Unavailable("down")])
+    async with serving(tmp_path, [broken, extractive()]) as stub:
+        events = [event async for event in stub.StreamGenerate(REQUEST)]
+        listed = await stub.ListEndpoints(pb.ListEndpointsRequest())
+    assert [event.WhichOneof("event") for event in events] == [
+        "attempt",
+        "delta",
+        "reset",
+        "attempt",
+        "delta",
+        "final",
+    ]
+    assert events[-2].delta.text == events[-1].final.answer
+    assert [(e.name, e.kind, e.healthy, e.error_message) for e in listed.endpoints] == [
+        ("broken", "scripted", False, "down"),
+        ("extractive", "extractive", True, ""),
+    ]
+
+
+@pytest.mark.parametrize("leave", ["cancel", "deadline"])
+async def test_a_client_that_leaves_ends_the_endpoints_work(tmp_path: Path, leave: str) -> None:
+    endpoint = ScriptedEndpoint("slow", ["The garage ", asyncio.Event()])
+    async with serving(tmp_path, [endpoint]) as stub:
+        call = stub.StreamGenerate(REQUEST, timeout=None if leave == "cancel" else 0.2)
+        await endpoint.waiting.wait()
+        assert endpoint.open == 1
+        if leave == "cancel":
+            call.cancel()
+        await endpoint.ended.wait()
+        status = (await stub.ListEndpoints(pb.ListEndpointsRequest())).endpoints[0]
+    assert (status.in_flight, status.healthy) == (0, True)
