@@ -150,9 +150,7 @@ def data_directory(path: Path) -> Iterator[Finding]:
     """Whether durable data can be kept in ``path``, and who does so now."""
     existing = next((folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()), Path("/"))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding(
-            FAIL, "Data", f"{path} cannot be written", "change its owner or mode, or set GROUNDWIRE_DATA_DIR"
-        )
+        yield Finding(FAIL, "Data", f"{path} cannot be written", "change its owner or mode, or set GROUNDWIRE_DATA_DIR")
         return
     yield Finding(OK, "Data", f"{path}" + ("" if path.exists() else " (made at the first start)"))
     free = shutil.disk_usage(existing).free

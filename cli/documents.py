@@ -79,7 +79,9 @@ def find(paths: Sequence[Path], manifest: Path | None, readers: Sequence[str] | 
         elif path.exists():
             file = _real(path)
             table = listed.get(file)
-            entries.append(_plain_entry(file, file.parent) if table is None else _listed_entry(file, file.parent, table))
+            entries.append(
+                _plain_entry(file, file.parent) if table is None else _listed_entry(file, file.parent, table)
+            )
         else:
             raise usage(f"{path} is not there; name a file or a folder")
     return Found(tuple(_checked(entries, readers)), tuple(unlisted))
@@ -88,8 +90,7 @@ def find(paths: Sequence[Path], manifest: Path | None, readers: Sequence[str] | 
 def read_manifest(path: Path) -> dict[Path, Mapping[str, Any]]:
     """The tables of a manifest by the file that each describes."""
     try:
-        with path.open("rb") as file:
-            tables = tomllib.load(file).get("documents", [])
+        tables = tomllib.loads(path.read_bytes().decode()).get("documents", [])
     except OSError as error:
         raise usage(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -30,7 +30,7 @@ def parse_filters(conditions: Sequence[str]) -> pb.Filter | None:
         if operator == "=":
             equals.setdefault(key, []).append(value)
         elif operator == "!=":
-            others.append(pb.Filter(**{"not": pb.Filter(equals=pb.Comparison(key=key, value=value))}))
+            others.append(_not(pb.Filter(equals=pb.Comparison(key=key, value=value))))
         elif operator == ">=":
             others.append(pb.Filter(range=pb.Range(key=key, min=value)))
         else:
@@ -38,13 +38,26 @@ def parse_filters(conditions: Sequence[str]) -> pb.Filter | None:
     found = [_any_of(key, values) for key, values in equals.items()] + others
     if not found:
         return None
-    return found[0] if len(found) == 1 else pb.Filter(**{"and": pb.FilterList(filters=found)})
+    if len(found) == 1:
+        return found[0]
+    every = pb.Filter()
+    # The contract's `and`, `in` and `not` are words of Python's.
+    getattr(every, "and").filters.extend(found)
+    return every
+
+
+def _not(condition: pb.Filter) -> pb.Filter:
+    negation = pb.Filter()
+    getattr(negation, "not").CopyFrom(condition)
+    return negation
 
 
 def _any_of(key: str, values: list[pb.MetadataValue]) -> pb.Filter:
     if len(values) == 1:
         return pb.Filter(equals=pb.Comparison(key=key, value=values[0]))
-    return pb.Filter(**{"in": pb.Membership(key=key, values=values)})
+    membership = pb.Filter()
+    getattr(membership, "in").CopyFrom(pb.Membership(key=key, values=values))
+    return membership
 
 
 def _value(text: str) -> pb.MetadataValue:

@@ -42,9 +42,19 @@ class Plan:
         return {name: self.settings.address(name) for name in (*MESH, STORE)}
 
 
-def plan(options: Globals, *, data_dir: Path | None, port_base: int | None, level: str | None) -> Plan:
-    """Read the settings as the children will, with what the command line changes."""
-    environment = dict(os.environ)
+def plan(
+    options: Globals,
+    *,
+    data_dir: Path | None,
+    port_base: int | None,
+    level: str | None,
+    environment: Mapping[str, str] | None = None,
+) -> Plan:
+    """Read the settings as the children will, with what the command line changes.
+
+    ``environment`` is used in place of this process's own. ``level`` is that of logs where no setting says one.
+    """
+    environment = dict(os.environ if environment is None else environment)
     if options.config is not None:
         environment["GROUNDWIRE_CONFIG"] = str(options.config)
     if data_dir is not None:
@@ -53,7 +63,8 @@ def plan(options: Globals, *, data_dir: Path | None, port_base: int | None, leve
         ports = free_ports(len(MESH)) if port_base == 0 else range(port_base, port_base + len(MESH))
         for name, port in zip(MESH, ports, strict=True):
             environment[f"GROUNDWIRE_ADDRESSES__{name.upper()}"] = f"127.0.0.1:{port}"
-    given = options.load(Settings)
+    with _environ(environment):
+        given = options.load(Settings)
     if "level" not in given.log.model_fields_set and level is not None:
         environment["GROUNDWIRE_LOG__LEVEL"] = level
     if "delay" not in given.drain.model_fields_set:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from rich import progress as bars
 from rich.console import Console
+from rich.text import Text
 
 from cli.text import seconds
 
@@ -60,18 +61,16 @@ class _Bar:
 
 
 class _Rate(bars.ProgressColumn):
-    def render(self, task: bars.Task) -> bars.Text:
+    def render(self, task: bars.Task) -> Text:
         elapsed = task.elapsed or 0.0
         rate = task.completed / elapsed if elapsed else 0.0
-        return bars.Text(f"{rate:.1f}/s", style="dim")
+        return Text(f"{rate:.1f}/s", style="dim")
 
 
 class Lines:
     """A line when a tenth of the work or some seconds have passed; the clock is handed in by tests."""
 
-    def __init__(
-        self, console: Console, label: str, noun: str, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, console: Console, label: str, noun: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._label = label
         self._noun = noun

@@ -75,7 +75,8 @@ def _text_lines(response: pb.RetrieveResponse) -> list[str]:
 
 
 def _scores(scores: pb.StageScores) -> Sequence[str]:
-    return [f"{getattr(scores, stage):.3f}" if scores.HasField(stage) else "-" for stage in _STAGES]
+    there = {field.name for field, _ in scores.ListFields()}
+    return [f"{getattr(scores, stage):.3f}" if stage in there else "-" for stage in _STAGES]
 
 
 def _page(chunk: core_pb2.Chunk) -> str:

@@ -165,8 +165,8 @@ def _show_tables(
     table = _table("Service", "Address", "State", "Answer", "Detail")
     for answer in answers:
         took = "" if answer.milliseconds is None else f"{answer.milliseconds:.1f} ms"
-        state = Text(answer.state, style=_COLOURS[answer.state])
-        table.add_row(answer.service, answer.address, state, took, answer.detail)
+        shown = Text(answer.state, style=_COLOURS[answer.state])
+        table.add_row(answer.service, answer.address, shown, took, answer.detail)
     screen.table(table)
     for title, rows in (
         ("Vector store", [_store_row(store) for store in stores.stores] if stores else []),

@@ -22,7 +22,11 @@ class Typewriter:
         self._width = max(width, 20)
         self._height = height
         self._colour = colour
-        self._clear()
+        self.text = ""
+        self._pending = ""
+        self._column = 0
+        self._rows = 0
+        self._gap = ""
 
     def feed(self, text: str) -> str:
         """What to write for more ``text``. The last word is kept back until it is known to be complete."""
@@ -41,20 +45,14 @@ class Typewriter:
     def reset(self) -> str:
         """What to write to take everything back."""
         rows, shown = self._rows, self._rows > 0 or self._column > 0
-        self._clear()
+        self.text = self._pending = self._gap = ""
+        self._column = self._rows = 0
         if not shown:
             return ""
         if rows >= self._height - 1:
             # It has scrolled out of reach: leave it, and say where the new text begins.
             return "\n\n--- the answer starts over ---\n\n"
         return "\r" + (f"\x1b[{rows}A" if rows else "") + "\x1b[J"
-
-    def _clear(self) -> None:
-        self.text = ""
-        self._pending = ""
-        self._column = 0
-        self._rows = 0
-        self._gap = ""
 
     def _write(self, text: str) -> str:
         written = []

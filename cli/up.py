@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.text import Text
 
-from cli.errors import CliError, ExitCode
+from cli.errors import CliError
+from cli.interrupts import interrupts
 from cli.mesh import Plan, check_ports, plan, supervisor
 from cli.options import Globals
 from cli.output import Format, Screen
 from cli.supervisor import Supervisor
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def up(
@@ -39,41 +37,28 @@ def up(
 
 
 async def _run(running: Supervisor, planned: Plan, screen: Screen, options: Globals) -> int:
-    loop = asyncio.get_running_loop()
-    signalled: asyncio.Future[int] = loop.create_future()
-
-    def on_signal(number: int) -> None:
-        if signalled.done():
-            running.kill()
-        else:
-            signalled.set_result(number)
-
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, on_signal, number)
-    starting = asyncio.ensure_future(running.start())
-    with screen.err.status("Starting Groundwire …"):
-        await asyncio.wait({starting, signalled}, return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():
-        starting.cancel()
-        await asyncio.wait({starting})
-        return _ended_by(signalled.result())
-    starting.result()
-    show(screen, planned, options)
-    ended = asyncio.ensure_future(running.run())
-    await asyncio.wait({ended, signalled}, return_when=asyncio.FIRST_COMPLETED)
-    with screen.err.status("Draining: calls in flight may end; Ctrl-C again ends them at once …"):
-        await running.stop()
-    if ended.done():
-        ended.result()
-    ended.cancel()
-    if screen.pretty:
-        screen.note("Stopped.", style="dim")
-    return _ended_by(signalled.result())
-
-
-def _ended_by(number: int) -> int:
-    # SIGTERM is how service managers stop what they started: that is a good end.
-    return ExitCode.OK if number == signal.SIGTERM else 128 + number
+    with interrupts(again=running.kill) as interrupted:
+        starting = asyncio.ensure_future(running.start())
+        with screen.err.status("Starting Groundwire …"):
+            await asyncio.wait({starting, interrupted.first}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+            return interrupted.exit_code
+        starting.result()
+        show(screen, planned, options)
+        ended = asyncio.ensure_future(running.run())
+        try:
+            await asyncio.wait({ended, interrupted.first}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            with screen.err.status("Draining: calls in flight may end; Ctrl-C again ends them at once …"):
+                await running.stop()
+        if ended.done():
+            ended.result()
+        ended.cancel()
+        if screen.pretty:
+            screen.note("Stopped.", style="dim")
+        return interrupted.exit_code
 
 
 def show(screen: Screen, planned: Plan, options: Globals) -> None:

@@ -55,7 +55,7 @@ class Call:
         return grpc.StatusCode.CANCELLED
 
 
-class MalformedRequest(Exception):
+class MalformedRequestError(Exception):
     """The bytes of a request are not a message of its type."""
 
 
@@ -167,7 +167,7 @@ def _parser(deserialize: _Convert | None) -> _Convert:
         try:
             return deserialize(data)
         except Exception as error:
-            raise MalformedRequest from error
+            raise MalformedRequestError from error
 
     return parse
 

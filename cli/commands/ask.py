@@ -59,7 +59,8 @@ def ask(
     output: OutputOption = Format.AUTO,
 ) -> None:
     """Ask a question; get an answer with its sources, or an honest "not in the documents"."""
-    from cli.ask import Question, ask as run  # noqa: PLC0415 - grpc is only needed now
+    from cli.ask import Question  # noqa: PLC0415 - grpc is only needed now
+    from cli.ask import ask as run
     from cli.filters import parse_filters  # noqa: PLC0415
     from groundwire.query.v1 import query_service_pb2 as pb  # noqa: PLC0415
     from services.runtime.settings import Settings  # noqa: PLC0415

@@ -57,7 +57,9 @@ def ingest(
     if not found.entries:
         raise usage("no document was found; files in folders must end in .md .txt .html .pdf or .docx (or the like)")
     if found.unlisted:
-        screen.note(f"note: {plural(len(found.unlisted), 'file')} beside a manifest but not in it: {found.unlisted[0]}, …")
+        screen.note(
+            f"note: {plural(len(found.unlisted), 'file')} beside a manifest but not in it: {found.unlisted[0]}, …"
+        )
     alone = sum(entry.readers is None for entry in found.entries)
     if alone:
         screen.note(

@@ -71,7 +71,6 @@ def up(
 
 
 def demo(
-    context: typer.Context,
     examples: Annotated[
         Path | None,
         typer.Option("--examples", metavar="DIR", help="The folder with corpus/ and questions.toml."),
@@ -81,4 +80,4 @@ def demo(
     """Start a private mesh, take in an example corpus, ask it questions, show the sources, and clean up."""
     from cli.demo import demo as run  # noqa: PLC0415 - grpc is only needed now
 
-    raise typer.Exit(run(globals_of(context), Screen(Format.AUTO), examples=examples, processes=processes))
+    raise typer.Exit(run(Screen(Format.AUTO), examples=examples, processes=processes))

@@ -64,8 +64,8 @@ _MONTHS = _words("januar februar märz april mai juni juli august september okto
 def split_sentences(text: str) -> list[Sentence]:
     """Cut ``text`` into its pieces, in order of ``start``, never overlapping.
 
-    Every letter or digit outside of code fence lines lies in exactly one piece, footnote numbers aside where a piece
-    would consist of them alone.
+    Every word outside of code fence lines lies in exactly one piece. What has no readable form (a rule, a lone
+    footnote number, an empty list item) is left out.
     """
     found: list[Sentence] = []
     above = _Above()

@@ -58,15 +58,15 @@ def distribution_based(scores: Mapping[K, float]) -> dict[K, float]:
 
     One outlier moves it less than it moves min-max.
     """
-    if not scores:
-        return {}
+    # The mapping forgives any shift and stretch of the scores, and between 0 and 1 no square can underflow.
+    stretched = min_max(scores)
+    if len(set(stretched.values())) < 2:
+        return stretched
     # fsum is exact, so that the result does not depend on the order of the scores.
-    mean = math.fsum(scores.values()) / len(scores)
-    deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores.values()) / len(scores))
-    if deviation <= 0.0:
-        return dict.fromkeys(scores, 1.0)
+    mean = math.fsum(stretched.values()) / len(stretched)
+    deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in stretched.values()) / len(stretched))
     low, spread = mean - 3 * deviation, 6 * deviation
-    return {key: max(0.0, min(1.0, (score - low) / spread)) for key, score in scores.items()}
+    return {key: max(0.0, min(1.0, (score - low) / spread)) for key, score in stretched.items()}
 
 
 def reciprocal_rank(ranked: Iterable[K], k: int = RRF_K) -> dict[K, float]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,6 @@ import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import Tracer
 
 from interceptors._shapes import Call
@@ -30,14 +31,13 @@ from interceptors.metrics import Metrics
 from interceptors.tracing import Tracing
 from services.corpus.errors import DeadlineExceeded, NotYetImplemented
 from services.resilience.health import HealthBoard, ServingStatus
-from services.runtime import health
+from services.runtime import health, reflection
 from services.runtime.identity import development_identity
 from services.runtime.settings import ConfigurationError, Settings, is_loopback
 from services.runtime.status import to_status
 from services.runtime.telemetry import CallMetrics
 from services.security.permissions import Authorizer, rule_table
 
-REFLECTION_SERVICES = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
 READINESS = "readiness"
 _READINESS_INTERVAL = 1.0
 _READINESS_TIMEOUT = 5.0
@@ -103,9 +103,9 @@ class Server:
                 f"{self.service.name}: cannot listen on {address}: the address is already in use "
                 "(is another groundwire running? `groundwire status` shows it)"
             ) from None
-        await server.start()
         if self._socket is not None:
             self._socket.chmod(0o600)
+        await server.start()
         self._server = server
         for name in self.board.statuses():
             if name != READINESS:
@@ -119,26 +119,29 @@ class Server:
         Health says NOT_SERVING, so that callers go elsewhere; after ``delay`` seconds no new call is accepted;
         those in flight get ``grace`` seconds to end; then everything that the service held is closed.
         """
-        if self._server is None:
+        server, self._server = self._server, None
+        if server is None:
             return
         options = self.settings.drain
         if self._readiness is not None:
             self._readiness.cancel()
+            await asyncio.wait([self._readiness])
         self.board.end()
         await asyncio.sleep(options.delay if delay is None else delay)
         # A watch never ends by itself: without this every drain would last as long as its grace.
         await self._health.end_watches(patience=0.5)
-        await self._server.stop(options.grace if grace is None else grace)
-        await self.service.close()
-        if self._socket is not None:
-            self._socket.unlink(missing_ok=True)
-        self._server = None
+        await server.stop(options.grace if grace is None else grace)
+        try:
+            await self.service.close()
+        finally:
+            if self._socket is not None:
+                self._socket.unlink(missing_ok=True)
         _log.info("stopped", service=self.service.name)
 
     def _build(self, address: str) -> grpc.aio.Server:
         service = self.service
         with_reflection = self.settings.reflection if self.settings.reflection is not None else is_loopback(address)
-        open_services = frozenset({health.SERVICE, *(REFLECTION_SERVICES if with_reflection else ())})
+        open_services = frozenset({health.SERVICE, *(reflection.SERVICES if with_reflection else ())})
         rules = rule_table(service.descriptors)
         authorizer = Authorizer(rules, open_services=open_services)
         watches = {path for path, rule in rules.items() if rule.streaming and "/Watch" in path}
@@ -164,14 +167,16 @@ class Server:
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if with_reflection:
-            reflection.enable_server_reflection(
-                [*(d.full_name for d in service.descriptors), health.SERVICE, *REFLECTION_SERVICES], server
-            )
+            reflection.add_reflection([*(d.full_name for d in service.descriptors), health.SERVICE], server)
         return server
 
     def _prepare_socket(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.parent.stat().st_uid not in (0, os.getuid()):
+            raise ConfigurationError(f"{self.service.name}: cannot listen on {path}: its directory is somebody else's")
         if path.exists():
+            if not path.is_socket():
+                raise ConfigurationError(f"{self.service.name}: cannot listen on {path}: there is another file")
             if _answers(path):
                 raise ConfigurationError(f"{self.service.name}: cannot listen on {path}: another process does")
             path.unlink()  # left behind by a process that was killed
@@ -200,10 +205,9 @@ async def _refuse_unknown(_call: Call) -> None:
 
 
 def _answers(path: Path) -> bool:
-    import socket  # noqa: PLC0415 - only here
-
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
-        return probe.connect_ex(os.fspath(path)) == 0
+        probe.setblocking(False)  # a listener whose queue is full must not hold up the loop
+        return probe.connect_ex(os.fspath(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 def _server_options(max_request_bytes: int) -> list[tuple[str, int]]:

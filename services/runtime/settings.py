@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 PREFIX = "GROUNDWIRE_"
 CONFIG_VARIABLE = "GROUNDWIRE_CONFIG"
@@ -158,8 +158,7 @@ def load(settings_class: type[AnySettings], config_file: Path | None = None) -> 
     except ValidationError as error:
         raise ConfigurationError("\n".join(_describe(error, environ, named))) from None
     except SettingsError as error:
-        # A section or a list in the environment that is not JSON; its field is all that the library tells.
-        raise ConfigurationError(_name_unparsable(str(error), environ)) from None
+        raise ConfigurationError(_describe_unparsable(error, environ)) from None
 
 
 def is_loopback(address: str) -> bool:
@@ -204,6 +203,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: is not valid TOML: {error}") from None
+
+
+def _describe_unparsable(error: SettingsError, environ: Mapping[str, str]) -> str:
+    # The library names only the section; the value that is not JSON tells which variable it was.
+    value = getattr(error.__cause__, "doc", None)
+    names = [name for name in environ if name.upper().startswith(PREFIX) and environ[name] == value]
+    return "\n".join(f"{name}: a section or a list in the environment is written as JSON" for name in names) or str(
+        error
+    )
 
 
 def _describe(error: ValidationError, environ: Mapping[str, str], file: Path | None) -> list[str]:

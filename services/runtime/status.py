@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from groundwire.common.v1 import error_reason_pb2
-from interceptors._shapes import REQUEST_ID_KEY, Call, MalformedRequest
+from interceptors._shapes import REQUEST_ID_KEY, Call, MalformedRequestError
 from services.corpus.errors import (
     AlreadyExists,
     DataLoss,
@@ -56,6 +56,12 @@ CODES: dict[type[GroundwireError], grpc.StatusCode] = {
     DataLoss: grpc.StatusCode.DATA_LOSS,
 }
 
+# What is passed on as it is: it is about the caller's request, or trying again cannot help.
+_PASSED_ON: dict[grpc.StatusCode, type[GroundwireError]] = {
+    CODES[kind]: kind
+    for kind in (NotFound, AlreadyExists, FailedPrecondition, PermissionDenied, NotYetImplemented, DataLoss)
+}
+
 
 def code_of(error: GroundwireError) -> grpc.StatusCode:
     """The status code of a domain error: that of its nearest class in the table."""
@@ -64,7 +70,7 @@ def code_of(error: GroundwireError) -> grpc.StatusCode:
 
 def to_status(error: Exception, call: Call) -> grpc.Status:
     """The status that a caller gets for ``error``; unexpected ones are logged and shown as INTERNAL."""
-    if isinstance(error, MalformedRequest):
+    if isinstance(error, MalformedRequestError):
         error = InvalidRequest([FieldViolation("", "the request is not a message of the method's type")])
     if isinstance(error, GroundwireError):
         code, message, reason, metadata = code_of(error), _shorten(error.message), error.reason, error.metadata
@@ -103,22 +109,12 @@ def from_rpc_error(error: grpc.aio.AioRpcError, dependency: str) -> GroundwireEr
     match code:
         case grpc.StatusCode.INVALID_ARGUMENT if violations:
             return InvalidRequest(violations)
-        case grpc.StatusCode.NOT_FOUND if reason:
-            return NotFound(message, reason=reason, metadata=metadata)
-        case grpc.StatusCode.FAILED_PRECONDITION if reason:
-            return FailedPrecondition(message, reason=reason, metadata=metadata)
-        case grpc.StatusCode.ALREADY_EXISTS if reason:
-            return AlreadyExists(message, reason=reason, metadata=metadata)
-        case grpc.StatusCode.PERMISSION_DENIED if reason:
-            return PermissionDenied(message, reason=reason, metadata=metadata)
+        case _ if reason and code in _PASSED_ON:
+            return _PASSED_ON[code](message, reason=reason, metadata=metadata)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded(f"the {dependency} service did not answer in time")
         case grpc.StatusCode.RESOURCE_EXHAUSTED if reason:
             return ResourceExhausted(message, retry_after=retry_after, reason=reason)
-        case grpc.StatusCode.UNIMPLEMENTED if reason:
-            return NotYetImplemented(message, reason=reason, metadata=metadata)
-        case grpc.StatusCode.DATA_LOSS if reason:
-            return DataLoss(message, reason=reason, metadata=metadata)
         case grpc.StatusCode.UNAVAILABLE if reason:
             return Unavailable(message, retry_after=retry_after, reason=reason, metadata=metadata)
         case _:

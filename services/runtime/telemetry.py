@@ -79,7 +79,7 @@ class Telemetry:
 
         def flush() -> None:
             # The SDK ignores the time-out of force_flush; that of shutdown it keeps, up to one export.
-            processor.shutdown()
+            processor.shutdown()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
             with contextlib.suppress(RuntimeError):  # the loop may have ended long ago
                 loop.call_soon_threadsafe(flushed.set)
 

@@ -1,0 +1,83 @@
+"""A client in one file, with nothing but grpcio and the generated stubs.
+
+    python examples/client.py [HOST]        # HOST is localhost unless given; `groundwire up` must be running
+
+It takes a document in, waits until it is searchable, and asks a question that only this document answers. Copy it:
+the stubs under generated/ come with the `groundwire` distribution (`from groundwire.query.v1 import …`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import grpc
+
+from groundwire.common.v1 import core_pb2
+from groundwire.ingestion.v1 import ingestion_service_pb2, ingestion_service_pb2_grpc
+from groundwire.query.v1 import query_service_pb2, query_service_pb2_grpc
+
+DOCUMENT = """# Night bus
+
+The night bus N7 leaves the north gate of the Maasvlakte terminal at 23:40 and at 00:50.
+Employees ride for free when they show their badge.
+"""
+
+
+def main() -> int:
+    """Ingest, ask, print; return the process's exit code."""
+    host = sys.argv[1] if len(sys.argv) > 1 else "localhost"
+    ingestion_port = os.environ.get("INGESTION_PORT", "50051")
+    query_port = os.environ.get("QUERY_PORT", "50050")
+
+    with grpc.insecure_channel(f"{host}:{ingestion_port}") as channel:
+        ingestion = ingestion_service_pb2_grpc.IngestionServiceStub(channel)
+        taken = ingestion.IngestDocuments(
+            ingestion_service_pb2.IngestDocumentsRequest(
+                documents=[
+                    ingestion_service_pb2.DocumentInput(
+                        document_id="night-bus",
+                        media_type="text/markdown",
+                        content=DOCUMENT.encode(),
+                        access=core_pb2.Access(readers=["tenant:*"]),
+                    )
+                ]
+            ),
+            timeout=60,
+        )
+        for result in taken.results:
+            if result.failure_reason:
+                print(f"not taken in: {result.failure_message}", file=sys.stderr)
+                return 1
+            print(f"{result.document_id}: version {result.version}, {result.chunks} chunk(s)")
+
+    with grpc.insecure_channel(f"{host}:{query_port}") as channel:
+        query = query_service_pb2_grpc.QueryServiceStub(channel)
+        request = query_service_pb2.QueryRequest(query="When does the night bus leave the north gate?")
+        shown = ""
+        for event in query.StreamQuery(request, timeout=30):
+            kind = event.WhichOneof("event")
+            if kind == "delta":
+                shown += event.delta.text
+            elif kind == "reset":  # another endpoint starts over: drop what was shown
+                shown = ""
+            elif kind == "final":
+                # Applying deltas and resets in order always ends with exactly the final answer.
+                if shown != event.final.answer:
+                    print("the deltas do not add up to the answer", file=sys.stderr)
+                    return 1
+                print(f"\n{event.final.answer}\n")
+                for source in event.final.sources:
+                    if source.cited:
+                        print(f"  {source.marker} {source.title} (version {source.version}): {source.snippet}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except grpc.RpcError as error:
+        # Every error of a stub's call is a grpc.Call, too: it has a code and details.
+        said = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
+        print(f"{said} (is `groundwire up` running?)", file=sys.stderr)
+        sys.exit(3)
