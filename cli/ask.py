@@ -32,11 +32,11 @@ _WHY_NOT = {
 
 @dataclass(frozen=True)
 class Question:
-    """What to ask, and how."""
+    """What to ask, and how; ``patience`` is in seconds."""
 
     request: pb.QueryRequest
     stream: bool = True
-    timeout: float = 120.0
+    patience: float = 120.0
 
 
 async def ask(screen: Screen, address: str, question: Question) -> pb.QueryResponse:
@@ -54,7 +54,7 @@ async def ask(screen: Screen, address: str, question: Question) -> pb.QueryRespo
 
 async def _final(channel: grpc.aio.Channel, question: Question) -> pb.QueryResponse:
     if not question.stream:
-        unary: pb.QueryResponse = await rpc.QueryServiceStub(channel).Query(question.request, timeout=question.timeout)
+        unary: pb.QueryResponse = await rpc.QueryServiceStub(channel).Query(question.request, timeout=question.patience)
         return unary
     response = None
     async for event in _events(channel, question):
@@ -92,7 +92,7 @@ async def _show_as_it_comes(screen: Screen, channel: grpc.aio.Channel, question:
 
 
 async def _events(channel: grpc.aio.Channel, question: Question) -> AsyncIterator[pb.QueryEvent]:
-    call = rpc.QueryServiceStub(channel).StreamQuery(question.request, timeout=question.timeout)
+    call = rpc.QueryServiceStub(channel).StreamQuery(question.request, timeout=question.patience)
     try:
         async for event in call:
             yield event
@@ -140,7 +140,7 @@ def _pretty_grounds(screen: Screen, response: pb.QueryResponse) -> None:
         screen.out.print(_source_table(screen, cited))
     if others:
         titles = ", ".join(dict.fromkeys(one_line(source.title or source.document_id, 60) for source in others))
-        screen.out.print(Text(f"Also found: {one_line(titles, 200)}", style="dim"))
+        screen.out.print(Text(f"Also considered: {one_line(titles, 200)}", style="dim"))
     for line in _warnings(response):
         screen.out.print(Text(line, style="yellow"))
     screen.out.print(Text(_summary(response), style="dim"))
@@ -173,7 +173,7 @@ def _text_lines(response: pb.QueryResponse) -> list[str]:
             ]
     if others:
         titles = dict.fromkeys(one_line(source.title or source.document_id, 60) for source in others)
-        lines += ["", f"Also found: {', '.join(titles)}"]
+        lines += ["", f"Also considered: {', '.join(titles)}"]
     return [*lines, "", *_warnings(response), _summary(response)]
 
 

@@ -25,8 +25,11 @@ async def connect(service: str, address: str) -> AsyncIterator[grpc.aio.Channel]
         await channel.close()
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A plain channel: it says at once that nobody answers, and shows a service that is not serving as it is."""
+def open_channel(address: str, *, reconnect_ms: int = 1_000) -> grpc.aio.Channel:
+    """A plain channel: it says at once that nobody answers, and shows a service that is not serving as it is.
+
+    While nobody answers, it tries again at least every ``reconnect_ms`` milliseconds.
+    """
     if not address.startswith("unix:") and not address.rpartition(":")[2].isdigit():
         raise usage(f"{address!r} is not an address; write HOST:PORT or unix:/path")
     options: list[tuple[str, str | int]] = [
@@ -37,7 +40,7 @@ def open_channel(address: str) -> grpc.aio.Channel:
         ("grpc.max_send_message_length", _MAX_MESSAGE),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", reconnect_ms),
         ("grpc.use_local_subchannel_pool", 1),
     ]
     if address.startswith("unix:"):

@@ -9,6 +9,7 @@ import time
 import tomllib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from rich.text import Text
@@ -19,7 +20,7 @@ from cli.client import connect
 from cli.documents import Entry, find
 from cli.errors import CliError, ExitCode, usage
 from cli.ingest import ingest
-from cli.interrupts import interrupts
+from cli.interrupts import first_of, interrupts
 from cli.mesh import Plan, plan, supervisor
 from cli.options import Globals
 from cli.output import Screen
@@ -32,6 +33,8 @@ from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as retrieval_rpc
 _EVERYBODY = "tenant:*"
 _LOG_TAIL = 15
 _TOP_K = 50
+# How many documents are taken in so that it does not take long: embedding is work for the processor.
+_PART = 16
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,11 @@ class Example:
     sources: tuple[str, ...]
 
 
-def demo(screen: Screen, *, examples: Path | None, processes: bool) -> int:
+def demo(screen: Screen, *, examples: Path | None, complete: bool, processes: bool) -> int:
     """Run the demonstration; FAILED when an answer is not what the corpus says."""
     folder = examples or Path(cli.__file__).resolve().parent.parent / "examples"
     entries, questions = load_examples(folder)
+    chosen = entries if complete else a_part(entries, questions)
     # A person's own settings may name real stores and endpoints: a demonstration must not touch them.
     environment = {
         name: value
@@ -56,7 +60,7 @@ def demo(screen: Screen, *, examples: Path | None, processes: bool) -> int:
     }
     with tempfile.TemporaryDirectory(prefix="groundwire-demo-") as scratch:
         planned = plan(Globals(), data_dir=Path(scratch) / "data", port_base=0, level="info", environment=environment)
-        return asyncio.run(_run(screen, planned, Path(scratch), entries, questions, processes=processes))
+        return asyncio.run(_run(screen, planned, Path(scratch), chosen, len(entries), questions, processes=processes))
 
 
 def load_examples(folder: Path) -> tuple[tuple[Entry, ...], list[Example]]:
@@ -77,11 +81,30 @@ def load_examples(folder: Path) -> tuple[tuple[Entry, ...], list[Example]]:
     return find([corpus], None, None).entries, asked
 
 
+def a_part(entries: Sequence[Entry], questions: Sequence[Example], most: int = _PART) -> list[Entry]:
+    """Some of the corpus, in its order: every source, every restricted document, and others of each format in turn."""
+    sources = {source for example in questions for source in example.sources}
+    part = {entry.document_id for entry in entries if entry.document_id in sources or is_restricted(entry)}
+    by_format: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.document_id not in part:
+            by_format.setdefault(entry.path.suffix, []).append(entry)
+    turns = (entry for turn in zip_longest(*by_format.values()) for entry in turn if entry is not None)
+    part |= {entry.document_id for entry in islice(turns, max(0, most - len(part)))}
+    return [entry for entry in entries if entry.document_id in part]
+
+
+def is_restricted(entry: Entry) -> bool:
+    """Whether only some people may read it."""
+    return bool(entry.readers) and _EVERYBODY not in (entry.readers or ())
+
+
 async def _run(
     screen: Screen,
     planned: Plan,
     scratch: Path,
     entries: Sequence[Entry],
+    available: int,
     questions: Sequence[Example],
     *,
     processes: bool,
@@ -91,9 +114,11 @@ async def _run(
     with log.open("wb") as output:
         running = supervisor(planned, processes=processes, say=lambda text: screen.note(f"demo: {text}"), output=output)
         with interrupts(again=running.kill) as interrupted:
-            showing = asyncio.ensure_future(_Show(screen, planned.addresses).run(running.start, entries, questions))
+            showing = asyncio.ensure_future(
+                _Show(screen, planned.addresses).run(running.start, entries, available, questions)
+            )
             try:
-                await asyncio.wait({showing, interrupted.first}, return_when=asyncio.FIRST_COMPLETED)
+                await first_of(showing, interrupted.first)
                 if not showing.done():
                     showing.cancel()
                     await asyncio.wait({showing})
@@ -120,24 +145,31 @@ class _Show:
         self._wrong: list[str] = []
 
     async def run(
-        self, start: Callable[[], Awaitable[None]], entries: Sequence[Entry], questions: Sequence[Example]
+        self,
+        start: Callable[[], Awaitable[None]],
+        entries: Sequence[Entry],
+        available: int,
+        questions: Sequence[Example],
     ) -> list[str]:
-        """Show everything; returns what was wrong."""
+        """Show everything; ``entries`` are some of the ``available`` documents. Returns what was wrong."""
         begin = time.monotonic()
         self._heading("Start a private mesh on free ports")
         with self._screen.err.status("Starting the store, then the other services …"):
             await start()
         self._done(f"{len(self._where)} services are ready on loopback ({seconds(time.monotonic() - begin)})")
-        await self._take_in(entries)
+        await self._take_in(entries, available)
         self._heading("Ask: three questions that the corpus answers, and one that it does not")
         for example in sorted(questions, key=lambda example: not example.answerable):
             await self._ask(example)
         await self._look_for_restricted(entries)
         return self._wrong
 
-    async def _take_in(self, entries: Sequence[Entry]) -> None:
+    async def _take_in(self, entries: Sequence[Entry], available: int) -> None:
         formats = sorted({entry.path.suffix.lstrip(".") for entry in entries})
-        self._heading(f"Ingest {plural(len(entries), 'document')}: {', '.join(formats)}")
+        number = plural(len(entries), "document")
+        if len(entries) < available:
+            number = f"{len(entries)} of the {available} example documents (--all takes every one)"
+        self._heading(f"Ingest {number}: {', '.join(formats)}")
         report = await ingest(
             self._where["ingestion"], "", entries, progress(self._screen.err, "Ingesting", "document")
         )
@@ -173,7 +205,7 @@ class _Show:
             self._done(f"cites {', '.join(sorted(cited & set(example.sources)))}")
 
     async def _look_for_restricted(self, entries: Sequence[Entry]) -> None:
-        hidden = {entry.document_id: entry for entry in entries if entry.readers and _EVERYBODY not in entry.readers}
+        hidden = {entry.document_id: entry for entry in entries if is_restricted(entry)}
         if not hidden:
             return
         self._heading(f"Search for the {plural(len(hidden), 'document')} that only certain groups may read")

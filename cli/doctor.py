@@ -63,7 +63,7 @@ async def show_doctor(screen: Screen, options: Globals) -> int:
         screen.json({"findings": [asdict(finding) for finding in findings], "settings": effective})
     elif screen.format is Format.TEXT:
         screen.text(
-            *("\t".join((f.state, f.what, f.found, f.remedy)).rstrip() for f in findings),
+            *(f"{f.state}\t{f.what}\t{f.found}\t{f.remedy}".rstrip() for f in findings),
             *(f"setting\t{name}\t{value}" for name, value in effective.items()),
         )
     else:
@@ -185,7 +185,7 @@ def _command(pid: int) -> str:
 
 async def address(name: str, where: str) -> Finding:
     """Whether a service could listen at ``where``, or a groundwire answers there already."""
-    answer = await check(name, where, timeout=2.0)
+    answer = await check(name, where, patience=2.0)
     if answer.state != UNREACHABLE:
         state = OK if answer.state == SERVING else WARN
         return Finding(state, "Address", f"{name} {where}: groundwire answers, {answer.state}", answer.detail)

@@ -86,9 +86,9 @@ class Report:
 
 
 async def ingest(
-    address: str, collection: str, entries: Sequence[Entry], progress: Progress, *, timeout: float = 600.0
+    address: str, collection: str, entries: Sequence[Entry], progress: Progress, *, patience: float = 600.0
 ) -> Report:
-    """Send ``entries`` and wait for all of them. One call may take ``timeout`` seconds.
+    """Send ``entries`` and wait for all of them. One call may take ``patience`` seconds.
 
     Raises CliError when the service refuses a batch as a whole or cannot be reached; what was taken in by then
     stays, and its message says how much that is.
@@ -101,13 +101,12 @@ async def ingest(
             results[n] = Result(entry, reason=entry.problem[0], message=entry.problem[1])
     progress.begin(len(entries))
     progress.advance(len(results))
-    sender = _Sender(address, collection, timeout)
+    sender = _Sender(address, collection, patience)
     batches = iter(list(_batches(entries, skipped=results)))
 
     async def work() -> None:
         for batch in batches:  # one iterator for all workers: each batch is sent once
-            for n, result in zip(batch, await sender.send([entries[n] for n in batch]), strict=True):
-                results[n] = result
+            results.update(zip(batch, await sender.send([entries[n] for n in batch]), strict=True))
             progress.advance(len(batch))
 
     try:

@@ -114,10 +114,8 @@ def _report(error: Exception) -> int:
         # Typer's own errors, whose class depends on its version.
         lines, code = _usage_lines(error), int(getattr(error, "exit_code", ExitCode.USAGE))
     else:
-        lines = [
-            f"error: something unexpected went wrong ({type(error).__name__}: {error}); "
-            "run the command again with `groundwire --debug …` and report what it shows"
-        ]
+        message = f"something unexpected went wrong ({type(error).__name__}: {error})"
+        lines = [f"error: {message}; run the command again with `groundwire --debug …` and report what it shows"]
         code = int(ExitCode.FAILED)
     print("\n".join(lines), file=sys.stderr)
     return code

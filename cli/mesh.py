@@ -161,7 +161,7 @@ async def wait_until_ready(address: str) -> None:
 
 @asynccontextmanager
 async def _channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    channel = open_channel(address)
+    channel = open_channel(address, reconnect_ms=100)
     try:
         yield channel
     finally:

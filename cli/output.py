@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from rich.console import Console, RenderableType
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """How data is shown."""
 
     AUTO = "auto"

@@ -24,10 +24,10 @@ _STATES = {
 _STAGES = ("dense", "lexical", "fused", "rerank")
 
 
-async def search(screen: Screen, address: str, request: pb.RetrieveRequest, timeout: float) -> pb.RetrieveResponse:
+async def search(screen: Screen, address: str, request: pb.RetrieveRequest, patience: float) -> pb.RetrieveResponse:
     """Search and show what was found."""
     async with connect("retrieval", address) as channel:
-        response: pb.RetrieveResponse = await rpc.RetrievalServiceStub(channel).Retrieve(request, timeout=timeout)
+        response: pb.RetrieveResponse = await rpc.RetrievalServiceStub(channel).Retrieve(request, timeout=patience)
     if screen.format is Format.JSON:
         screen.json(as_json(response))
     elif screen.format is Format.TEXT:

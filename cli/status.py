@@ -57,12 +57,12 @@ def addresses(settings: Settings, given: Sequence[str], port_base: int | None) -
     return found
 
 
-async def show_status(screen: Screen, where: Mapping[str, str], timeout: float) -> int:
+async def show_status(screen: Screen, where: Mapping[str, str], patience: float) -> int:
     """Ask everything, show it, and return the exit code."""
     answers, stores, endpoints = await asyncio.gather(
-        asyncio.gather(*(check(name, address, timeout) for name, address in where.items())),
-        _list_stores(where["retrieval"], timeout),
-        _list_endpoints(where["generation"], timeout),
+        asyncio.gather(*(check(name, address, patience) for name, address in where.items())),
+        _list_stores(where["retrieval"], patience),
+        _list_endpoints(where["generation"], patience),
     )
     if screen.format is Format.JSON:
         screen.json(
@@ -85,17 +85,17 @@ async def show_status(screen: Screen, where: Mapping[str, str], timeout: float) 
     return ExitCode.UNAVAILABLE if down or broken or broken_endpoints else ExitCode.OK
 
 
-async def check(name: str, address: str, timeout: float) -> Answer:
+async def check(name: str, address: str, patience: float) -> Answer:
     """Ask one service's health, and whether it is ready."""
     channel = open_channel(address)
     stub = health_pb2_grpc.HealthStub(channel)
     start = time.perf_counter()
     try:
-        alive = await stub.Check(health_pb2.HealthCheckRequest(service=""), timeout=timeout)
+        alive = await stub.Check(health_pb2.HealthCheckRequest(service=""), timeout=patience)
         took = round((time.perf_counter() - start) * 1000, 1)
         if alive.status != health_pb2.HealthCheckResponse.SERVING:
             return Answer(name, address, NOT_SERVING, took, "it is starting or draining")
-        ready = await stub.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=timeout)
+        ready = await stub.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=patience)
         if ready.status != health_pb2.HealthCheckResponse.SERVING:
             return Answer(name, address, NOT_READY, took, "it waits for something that it needs; its log says what")
         return Answer(name, address, SERVING, took)
@@ -110,11 +110,11 @@ async def check(name: str, address: str, timeout: float) -> Answer:
         await channel.close()
 
 
-async def _list_stores(address: str, timeout: float) -> retrieval_pb.ListStoresResponse | None:
+async def _list_stores(address: str, patience: float) -> retrieval_pb.ListStoresResponse | None:
     channel = open_channel(address)
     try:
         response: retrieval_pb.ListStoresResponse = await retrieval_rpc.RetrievalServiceStub(channel).ListStores(
-            retrieval_pb.ListStoresRequest(), timeout=timeout
+            retrieval_pb.ListStoresRequest(), timeout=patience
         )
     except grpc.aio.AioRpcError:
         return None
@@ -124,12 +124,12 @@ async def _list_stores(address: str, timeout: float) -> retrieval_pb.ListStoresR
         await channel.close()
 
 
-async def _list_endpoints(address: str, timeout: float) -> generation_pb.ListEndpointsResponse | None:
+async def _list_endpoints(address: str, patience: float) -> generation_pb.ListEndpointsResponse | None:
     channel = open_channel(address)
     try:
         response: generation_pb.ListEndpointsResponse = await generation_rpc.GenerationServiceStub(
             channel
-        ).ListEndpoints(generation_pb.ListEndpointsRequest(), timeout=timeout)
+        ).ListEndpoints(generation_pb.ListEndpointsRequest(), timeout=patience)
     except grpc.aio.AioRpcError:
         return None
     else:
@@ -197,8 +197,7 @@ def _text_lines(
     endpoints: generation_pb.ListEndpointsResponse | None,
 ) -> list[str]:
     lines = [
-        "\t".join(("service", answer.service, answer.address, answer.state, answer.detail)).rstrip()
-        for answer in answers
+        f"service\t{answer.service}\t{answer.address}\t{answer.state}\t{answer.detail}".rstrip() for answer in answers
     ]
     lines += ["\t".join(("store", *_store_row(store))).rstrip() for store in (stores.stores if stores else ())]
     lines += [

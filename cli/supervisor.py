@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from cli.errors import CliError, ExitCode
+from cli.interrupts import first_of
 from cli.text import seconds
 
 _FIRST_WAIT = 0.25
@@ -86,7 +87,7 @@ class Supervisor:
         self._options = tuple(options)
         self._output = output
         self._backoff = backoff or Backoff()
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._given_up: asyncio.Future[None] | None = None
 
     @property
@@ -117,20 +118,20 @@ class Supervisor:
 
     async def stop(self) -> None:
         """End all processes in order: each tier is asked to drain, and awaited, before the one behind it."""
-        self._stopping = True
+        self._stopping.set()
         for tier in self._tiers:
             await asyncio.gather(*(self._end(running) for running in tier))
 
     def kill(self) -> None:
         """End all processes at once, with whatever they have started."""
-        self._stopping = True
+        self._stopping.set()
         for running in self._all():
             _kill(running.process)
 
     async def _keep(self, running: _Running) -> None:
         loop = asyncio.get_running_loop()
         failures = 0
-        while not self._stopping:
+        while not self._stopping.is_set():
             began = loop.time()
             running.process = await self._spawn(running.child)
             watch = asyncio.create_task(self._follow_readiness(running))
@@ -138,7 +139,7 @@ class Supervisor:
                 code = await running.process.wait()
             finally:
                 watch.cancel()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             failures = 1 if loop.time() - began > _STEADY else failures + 1
             first_start = not running.ready.is_set()
@@ -191,7 +192,7 @@ class Supervisor:
         if given_up is None:
             raise RuntimeError("the supervisor has not been started")
         try:
-            await asyncio.wait({work, given_up}, return_when=asyncio.FIRST_COMPLETED)
+            await first_of(work, given_up)
         finally:
             work.cancel()
         if given_up.done():

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.text import Text
 
 from cli.errors import CliError
-from cli.interrupts import interrupts
+from cli.interrupts import first_of, interrupts
 from cli.mesh import Plan, check_ports, plan, supervisor
 from cli.options import Globals
 from cli.output import Format, Screen
@@ -40,7 +40,7 @@ async def _run(running: Supervisor, planned: Plan, screen: Screen, options: Glob
     with interrupts(again=running.kill) as interrupted:
         starting = asyncio.ensure_future(running.start())
         with screen.err.status("Starting Groundwire …"):
-            await asyncio.wait({starting, interrupted.first}, return_when=asyncio.FIRST_COMPLETED)
+            await first_of(starting, interrupted.first)
         if not starting.done():
             starting.cancel()
             await asyncio.wait({starting})
@@ -49,7 +49,7 @@ async def _run(running: Supervisor, planned: Plan, screen: Screen, options: Glob
         show(screen, planned, options)
         ended = asyncio.ensure_future(running.run())
         try:
-            await asyncio.wait({ended, interrupted.first}, return_when=asyncio.FIRST_COMPLETED)
+            await first_of(ended, interrupted.first)
         finally:
             with screen.err.status("Draining: calls in flight may end; Ctrl-C again ends them at once …"):
                 await running.stop()

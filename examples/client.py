@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import grpc
 
@@ -77,7 +78,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except grpc.RpcError as error:
-        # Every error of a stub's call is a grpc.Call, too: it has a code and details.
-        said = f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
-        print(f"{said} (is `groundwire up` running?)", file=sys.stderr)
+        call: Any = error  # what a stub raises is a grpc.Call, too: it has a code and details
+        print(f"{call.code().name}: {call.details()} (is `groundwire up` running?)", file=sys.stderr)
         sys.exit(3)

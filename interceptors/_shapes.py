@@ -23,6 +23,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Convert: TypeAlias = Callable[[Any], Any]
 
 REQUEST_ID_KEY = "x-request-id"
+# gRPC's timers and its remaining time stand on different clocks; in seconds.
+_CLOCK_SKEW = 0.01
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
 
@@ -52,7 +54,10 @@ class Call:
             return _as_status_code(self.context.code())
         if isinstance(error, Exception):
             return grpc.StatusCode.UNKNOWN
-        return grpc.StatusCode.CANCELLED
+        # gRPC cancels a call that its caller gave up and one whose deadline passed alike.
+        remaining: float | None = self.context.time_remaining()
+        late = remaining is not None and remaining < _CLOCK_SKEW
+        return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
 
 class MalformedRequestError(Exception):

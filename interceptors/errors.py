@@ -33,4 +33,8 @@ class Errors:
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - the one place that must see everything
-            await call.context.abort_with_status(self._to_status(error, call))
+            try:
+                await call.context.abort_with_status(self._to_status(error, call))
+            except grpc.aio.InternalError:
+                # There is nobody left to tell: the caller or the connection has gone in the meantime.
+                raise asyncio.CancelledError from error

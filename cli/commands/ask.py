@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -22,7 +22,7 @@ from cli.options import (
 from cli.output import Format, Screen
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     """How passages are looked for."""
 
     HYBRID = "hybrid"
@@ -30,7 +30,7 @@ class Mode(str, Enum):
     LEXICAL = "lexical"
 
 
-class Rerank(str, Enum):
+class Rerank(StrEnum):
     """Whether a cross-encoder reads the best candidates again."""
 
     AUTO = "auto"
@@ -59,8 +59,7 @@ def ask(
     output: OutputOption = Format.AUTO,
 ) -> None:
     """Ask a question; get an answer with its sources, or an honest "not in the documents"."""
-    from cli.ask import Question  # noqa: PLC0415 - grpc is only needed now
-    from cli.ask import ask as run
+    from cli import ask as work  # noqa: PLC0415 - grpc is only needed now
     from cli.filters import parse_filters  # noqa: PLC0415
     from groundwire.query.v1 import query_service_pb2 as pb  # noqa: PLC0415
     from services.runtime.settings import Settings  # noqa: PLC0415
@@ -75,7 +74,7 @@ def ask(
         min_confidence=min_confidence,
         max_tokens=max_tokens,
     )
-    asyncio.run(run(Screen(output), where, Question(request, stream=not no_stream, timeout=timeout)))
+    asyncio.run(work.ask(Screen(output), where, work.Question(request, stream=not no_stream, patience=timeout)))
 
 
 def search(

@@ -67,7 +67,7 @@ def ingest(
             "or you alone; --readers tenant:* lets everybody"
         )
     report = asyncio.run(
-        work.ingest(where, collection, found.entries, progress(screen.err, "Ingesting", "document"), timeout=timeout)
+        work.ingest(where, collection, found.entries, progress(screen.err, "Ingesting", "document"), patience=timeout)
     )
     work.show(screen, report)
     raise typer.Exit(work.exit_code(report))

@@ -75,9 +75,10 @@ def demo(
         Path | None,
         typer.Option("--examples", metavar="DIR", help="The folder with corpus/ and questions.toml."),
     ] = None,
+    complete: Annotated[bool, typer.Option("--all", help="Take in the complete corpus; takes twice as long.")] = False,
     processes: Annotated[bool, typer.Option("--processes", help="Give each service a process of its own.")] = False,
 ) -> None:
     """Start a private mesh, take in an example corpus, ask it questions, show the sources, and clean up."""
     from cli.demo import demo as run  # noqa: PLC0415 - grpc is only needed now
 
-    raise typer.Exit(run(Screen(Format.AUTO), examples=examples, processes=processes))
+    raise typer.Exit(run(Screen(Format.AUTO), examples=examples, complete=complete, processes=processes))

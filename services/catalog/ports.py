@@ -54,7 +54,8 @@ class Catalog(Protocol):
     async def activate_version(self, document: Document) -> bool:
         """Make ``document`` the current version, in one transaction.
 
-        False, and nothing changes, when a version that was planned later is active already.
+        False, and nothing changes, when a version that was planned later is active already, or when the document
+        (or its collection) was deleted after this version was planned.
         """
 
     async def get_document(self, tenant: str, collection: str, document_id: str) -> Document | None:

@@ -55,6 +55,8 @@ version_counters = Table(
     Column("collection", String(128), primary_key=True),
     Column("document_id", String(128), primary_key=True),
     Column("last_version", BigInteger, nullable=False),
+    # Versions up to this one were planned before a deletion and must not bring the document back.
+    Column("void_until", BigInteger, nullable=False, default=0),
 )
 
 documents = Table(

@@ -139,6 +139,12 @@ class SqlCatalog:
             )
             if gone.rowcount == 0:
                 raise _no_collection(name)
+            counter = version_counters.c
+            connection.execute(
+                update(version_counters)
+                .where(counter.tenant == tenant, counter.collection == name)
+                .values(void_until=counter.last_version)
+            )
             held = documents.c.tenant == tenant, documents.c.collection == name
             active = select(func.count()).where(*held, documents.c.state == DocumentState.ACTIVE.value)
             count = connection.execute(active).scalar_one()
@@ -153,9 +159,8 @@ class SqlCatalog:
         """See the port."""
 
         def plan(connection: Connection) -> VersionPlan:
-            counter = version_counters.c
-            key = counter.tenant == tenant, counter.collection == collection, counter.document_id == document_id
-            last = connection.execute(select(counter.last_version).where(*key)).scalar_one_or_none()
+            key = _counter_key(tenant, collection, document_id)
+            last = connection.execute(select(version_counters.c.last_version).where(*key)).scalar_one_or_none()
             version = (last or 0) + 1
             if last is None:
                 values = {"tenant": tenant, "collection": collection, "document_id": document_id}
@@ -184,6 +189,11 @@ class SqlCatalog:
                 "chunk_count": document.chunk_count,
                 "update_time": _to_micros(document.update_time),
             }
+            void = select(version_counters.c.void_until).where(
+                *_counter_key(document.tenant, document.collection, document.document_id)
+            )
+            if document.version <= (connection.execute(void).scalar_one_or_none() or 0):
+                return False
             current = connection.execute(select(documents.c.version).where(*key)).scalar_one_or_none()
             if current is None:
                 names = {"tenant": document.tenant, "collection": document.collection}
@@ -284,12 +294,23 @@ class SqlCatalog:
 
     async def mark_deleted(self, tenant: str, collection: str, document_id: str) -> bool:
         """See the port."""
-        statement = (
-            update(documents)
-            .where(*_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
-            .values(state=DocumentState.DELETED.value, update_time=_to_micros(datetime.now(UTC)))
-        )
-        return await self._write(lambda connection: connection.execute(statement).rowcount) > 0
+
+        def mark(connection: Connection) -> bool:
+            marked = connection.execute(
+                update(documents)
+                .where(*_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
+                .values(state=DocumentState.DELETED.value, update_time=_to_micros(datetime.now(UTC)))
+            )
+            if marked.rowcount == 0:
+                return False
+            connection.execute(
+                update(version_counters)
+                .where(*_counter_key(tenant, collection, document_id))
+                .values(void_until=version_counters.c.last_version)
+            )
+            return True
+
+        return await self._write(mark)
 
     # --- running -------------------------------------------------------------------------------------------------
 
@@ -339,6 +360,11 @@ def _key(tenant: str, collection: str, document_id: str) -> tuple[Any, Any, Any]
         documents.c.collection == collection,
         documents.c.document_id == document_id,
     )
+
+
+def _counter_key(tenant: str, collection: str, document_id: str) -> tuple[Any, Any, Any]:
+    counter = version_counters.c
+    return counter.tenant == tenant, counter.collection == collection, counter.document_id == document_id
 
 
 def _admitting(tenant: str, principals: frozenset[str]) -> Select[Any]:

@@ -1,6 +1,7 @@
 """What kind of query someone asks: a natural question, or a topic or claim.
 
-It matters twice: questions gain from a heavier dense half and from a cross-encoder, topics and claims lose by both.
+It decides how much the dense half weighs and whether a cross-encoder reads the passages again, which gains much on
+natural questions and loses on topics and claims.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _AUXILIARIES = frozenset(
         "must",
     ]
 )
-# Longer ones are descriptions of an information need; the public collections' own descriptions start at about 20.
+# Longer ones describe a need for information rather than ask something.
 _MOST_WORDS_MARKED = 30
 _MOST_WORDS_UNMARKED = 15
 

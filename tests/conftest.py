@@ -1,0 +1,44 @@
+"""What tests of many kinds share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving import Serving
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of whoever runs the tests reaches them."""
+    for name in list(os.environ):
+        if name.upper().startswith(("GROUNDWIRE_", "OTEL_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def serving(tmp_path: Path) -> AsyncIterator[Serving]:
+    """Starts servers through the production assembly; all are stopped when the test ends."""
+    serving = Serving(tmp_path)
+    yield serving
+    await serving.stop()
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the working copy."""
+    return _ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Public retrieval collections, which are not part of the repository."""
+    directory = _ROOT.parent / "shared" / "data"
+    if not directory.is_dir():
+        pytest.skip("the shared collections are not here")
+    return directory
