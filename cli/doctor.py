@@ -106,7 +106,7 @@ def flatten(tree: Any, path: str = "", *, hidden: bool = False) -> Iterator[tupl
     """Settings by dotted name, with everything that may be a secret hidden."""
     if isinstance(tree, dict) and tree:
         for key, value in tree.items():
-            secret = hidden or any(word in str(key).lower().split("_") for word in _SECRET_WORDS)
+            secret = hidden or str(key).lower().rpartition("_")[2] in _SECRET_WORDS
             yield from flatten(value, f"{path}.{key}" if path else str(key), hidden=secret)
     elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
         for n, item in enumerate(tree):

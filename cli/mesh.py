@@ -77,19 +77,22 @@ def plan(
 
 def check_ports(addresses: Mapping[str, str]) -> None:
     """Raise CliError, before anything is started, when an address cannot be listened on."""
-    problems = []
+    problems: dict[str, list[str]] = {}
     for name, address in addresses.items():
         if address.startswith("unix:"):
+            if socket_answers(address.removeprefix("unix:")):
+                problems.setdefault("another groundwire uses this data directory", []).append(f"{address} ({name})")
             continue
         host, _, port = address.rpartition(":")
         if not port.isdigit() or int(port) > 65535:
             raise usage(f"the {name} service's address {address!r} is not HOST:PORT")
         if problem := listen_problem(host.strip("[]"), int(port)):
-            problems.append(f"{address} ({name}): {problem}")
+            problems.setdefault(problem, []).append(f"{address} ({name})")
     if problems:
+        told = "; ".join(f"{', '.join(where)}: {problem}" for problem, where in problems.items())
         raise CliError(
-            f"cannot listen on {', '.join(problems)}; "
-            "`groundwire doctor` shows who is there, --port-base N uses other ports"
+            f"cannot listen on {told}; `groundwire doctor` shows who is there, "
+            "--port-base N and --data-dir DIR use other places"
         )
 
 
@@ -104,6 +107,12 @@ def listen_problem(host: str, port: int) -> str | None:
     except OSError as error:
         return (error.strerror or str(error)).lower()
     return None
+
+
+def socket_answers(path: str) -> bool:
+    """Whether a process listens on the unix socket ``path``; a file that a killed one left behind does not count."""
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        return probe.connect_ex(path) == 0
 
 
 def free_ports(count: int) -> list[int]:

@@ -143,7 +143,9 @@ class Supervisor:
                 return
             failures = 1 if loop.time() - began > _STEADY else failures + 1
             first_start = not running.ready.is_set()
-            if first_start and (code == ExitCode.USAGE or failures >= _START_TRIES):
+            # A child that refuses its settings will do so again; once it has served, only if it insists.
+            hopeless = code == ExitCode.USAGE and (first_start or failures >= _START_TRIES)
+            if hopeless or (first_start and failures >= _START_TRIES):
                 self._give_up(running.child, code)
                 return
             wait = self._backoff.wait(failures)

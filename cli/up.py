@@ -97,12 +97,15 @@ def commands(planned: Plan, options: Globals) -> dict[str, str]:
     query = where["query"]
     to_query = f" --address {query}" if moved else ""
     to_ingestion = f" --address {where['ingestion']}" if moved else ""
+    to_all = _status_options(where) if moved else ""
+    if planned.data_dir_given and "store=" not in to_all:
+        to_all += f" --data-dir {shlex.quote(str(planned.settings.data_dir))}"
     target = f"-authority localhost {query}" if query.startswith("unix:") else query
     question = '{"query": "How do I …?"}'
     return {
         "add documents": f"{base} ingest ./docs --readers 'tenant:*'{to_ingestion}",
         "ask": f'{base} ask "How do I …?"{to_query}',
-        "check": f"{base} status" + (_status_options(where) if moved else ""),
+        "check": f"{base} status{to_all}",
         "any client": f"grpcurl -plaintext {target} list",
         "call": f"grpcurl -plaintext -d '{question}' {target} groundwire.query.v1.QueryService/Query",
     }

@@ -16,6 +16,10 @@ from interceptors._shapes import REQUEST_ID_KEY
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
+# What this process calls on its own account, such as its readiness checks, is nobody's trace: the flags say that it
+# is not sampled, so that the callee does not begin a trace for it either (W3C Trace Context, section 3.2.2.5).
+_UNSAMPLED = "00-" + "1" * 32 + "-" + "1" * 16 + "-00"
+
 Credentials = Callable[[], Awaitable[list[tuple[str, str]]]]
 """Gives the metadata that proves for whom this process calls."""
 
@@ -55,7 +59,7 @@ class Outgoing(
 
     async def _send(self, continuation: Any, details: Any, payload: Any) -> Any:
         metadata = list(details.metadata or ())
-        span = self._start_span(details.method)
+        span = self._start_span(details.method) if _in_trace() else None
         try:
             if request_id := current.request_id.get():
                 metadata.append((REQUEST_ID_KEY, request_id))
@@ -63,6 +67,8 @@ class Outgoing(
                 carrier: dict[str, str] = {}
                 _PROPAGATOR.inject(carrier, context=trace.set_span_in_context(span))
                 metadata.extend(carrier.items())
+            elif self._tracer is not None:
+                metadata.append(("traceparent", _UNSAMPLED))
             if self._credentials is not None:
                 metadata.extend(await self._credentials())
             timeout = self._timeout(details.timeout)
@@ -91,6 +97,10 @@ class Outgoing(
         name = (method.decode() if isinstance(method, bytes) else method).lstrip("/")
         attributes = {"rpc.system.name": "grpc", "rpc.method": name}
         return self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
+
+
+def _in_trace() -> bool:
+    return trace.get_current_span().get_span_context().is_valid
 
 
 def _end_span(span: Span, call: Any) -> None:

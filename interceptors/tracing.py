@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from opentelemetry import context as otel_context
@@ -22,15 +22,18 @@ class Tracing:
     """Starts a server span per call, as a child of the caller's span when it sent a ``traceparent``.
 
     Attributes follow OpenTelemetry's RPC conventions; texts of requests and answers never become attributes.
-    Without a tracer only the request id is set.
+    Without a tracer, and for the methods that ``untraced`` names (health checks), only the request id is set.
     """
 
-    def __init__(self, tracer: Tracer | None) -> None:
+    def __init__(self, tracer: Tracer | None, untraced: Callable[[str], bool] = lambda _: False) -> None:
         self._tracer = tracer
+        self._untraced = untraced
 
     def around(self, call: Call) -> AbstractAsyncContextManager[None]:
         """Set the request id, echo it to the caller, and hold the span open while the call lasts."""
-        return self._span(call, self._tracer) if self._tracer else _identified(call)
+        if self._tracer is None or self._untraced(call.method):
+            return _identified(call)
+        return self._span(call, self._tracer)
 
     @asynccontextmanager
     async def _span(self, call: Call, tracer: Tracer) -> AsyncIterator[None]:

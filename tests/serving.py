@@ -37,7 +37,7 @@ SHAPES = {
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for something that nothing announces; the test's own time-out ends a wait in vain."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.002)
 
 
@@ -148,6 +148,7 @@ class Outcome:
     @property
     def status(self) -> status_pb2.Status:
         """The rich status; fails if there is none."""
+        assert "grpc-status-details-bin" in self.trailing, self
         return status_pb2.Status.FromString(self.trailing["grpc-status-details-bin"])
 
     def detail(self, kind: Any) -> Any:
@@ -175,9 +176,7 @@ def begin(channel: grpc.aio.Channel, method: str, *texts: str, **options: Any) -
     request_streaming, response_streaming = SHAPES[method]
     kind = f"{'stream' if request_streaming else 'unary'}_{'stream' if response_streaming else 'unary'}"
     make = getattr(channel, kind)
-    multicallable = make(
-        path(method), request_serializer=Text.SerializeToString, response_deserializer=Text.FromString
-    )
+    multicallable = make(path(method), request_serializer=Text.SerializeToString, response_deserializer=Text.FromString)
     return multicallable(iter(requests) if request_streaming else requests[0], **options)
 
 
@@ -192,7 +191,7 @@ async def ended(running: Any) -> Outcome:
     try:
         if hasattr(running, "__aiter__"):
             async for response in running:
-                responses.append(response.value)
+                responses.append(response.value)  # noqa: PERF401 - what arrived before an error counts
         else:
             responses.append((await running).value)
     except grpc.aio.AioRpcError:

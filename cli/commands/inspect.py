@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,9 @@ def status(
         typer.Option("--address", metavar="NAME=ADDR", help="Where one service is; may be repeated."),
     ] = None,
     port_base: PortBaseOption = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", metavar="DIR", help="The data directory whose store to ask.")
+    ] = None,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait for each answer.")
     ] = 3.0,
@@ -27,7 +31,10 @@ def status(
     from cli.status import addresses, show_status  # noqa: PLC0415 - grpc is only needed now
     from services.runtime.settings import Settings  # noqa: PLC0415
 
-    where = addresses(globals_of(context).load(Settings), address or (), port_base)
+    settings = globals_of(context).load(Settings)
+    if data_dir is not None:
+        settings = settings.replace(data_dir=data_dir)
+    where = addresses(settings, address or (), port_base)
     raise typer.Exit(asyncio.run(show_status(Screen(output), where, timeout)))
 
 

@@ -19,13 +19,20 @@ import structlog
 
 from services.corpus.chunk import Passage, chunk_id
 from services.corpus.document import Collection, Document, DocumentState
-from services.corpus.errors import FailedPrecondition, FieldViolation, GroundwireError, Unavailable
+from services.corpus.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    GroundwireError,
+    ResourceExhausted,
+    Unavailable,
+)
 from services.corpus.filter import Metadata
 from services.corpus.principal import Access, Caller
 from services.corpus.terms import analyze
 from services.ingestion.media_type import detect_media_type
 from services.ingestion.parsed import ChunkLimits, ParseFailure, SplitDocument
-from services.ingestion.ports import Catalog, DocumentParser, Embedder, VectorStore
+from services.ingestion.ports import Catalog, DocumentParser, Embedder, VectorStore, VersionPlan
 from services.ingestion.store_writer import StoreWriter
 from services.security.permissions import EVERYTHING
 from services.vectorstores.ports import Partition, StoredChunk
@@ -84,6 +91,16 @@ class IngestionLimits:
     chunks: ChunkLimits = field(default_factory=ChunkLimits)
 
 
+@dataclass(frozen=True)
+class _Identified:
+    """A draft with its place in the batch, the SHA-256 of its contents and the id that it goes by."""
+
+    index: int
+    draft: Draft
+    digest: str
+    document_id: str
+
+
 class _Failed(Exception):  # noqa: N818 - an outcome, not an error of the program
     """A document's failure on its way to its Outcome."""
 
@@ -137,8 +154,13 @@ class Ingestor:
         self._turns = _Turns()
         self._now = now
 
-    async def ingest(self, caller: Caller, collection: Collection, drafts: Sequence[Draft]) -> list[Outcome]:
+    async def ingest(
+        self, caller: Caller, collection: Collection, drafts: Sequence[Draft], *, patience: float | None = None
+    ) -> list[Outcome]:
         """Take a batch in; one Outcome per draft, in the order given. Never raises for a document's sake.
+
+        After ``patience`` seconds, documents that are not in yet are given up as NOT_REACHED, so that the caller
+        learns about the others.
 
         Raises FailedPrecondition when the collection was built with another embedding model.
         """
@@ -154,17 +176,26 @@ class Ingestor:
                     "service_model": model.name,
                 },
             )
+        if not drafts:
+            return []
+        # In a thread: tens of megabytes take a while. All at once: documents must start in the order given.
+        identified = await asyncio.to_thread(_identify, drafts)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._ingest_one(caller, collection, i, d)) for i, d in enumerate(drafts)]
-        return [task.result() for task in tasks]
+            tasks = [group.create_task(self._ingest_one(caller, collection, draft)) for draft in identified]
+            _, late = await asyncio.wait(tasks, timeout=patience)
+            for task in late:
+                task.cancel()
+        return [
+            task.result() if not task.cancelled() else _not_reached(draft)
+            for task, draft in zip(tasks, identified, strict=True)
+        ]
 
     async def close(self) -> None:
         """Let the last write end."""
         await self._writer.close()
 
-    async def _ingest_one(self, caller: Caller, collection: Collection, index: int, draft: Draft) -> Outcome:
-        digest = hashlib.sha256(draft.content).hexdigest() if draft.content else ""
-        document_id = draft.document_id or (f"doc-{digest[:32]}" if digest else "")
+    async def _ingest_one(self, caller: Caller, collection: Collection, sent: _Identified) -> Outcome:
+        index, document_id, draft = sent.index, sent.document_id, sent.draft
         if draft.violations:
             listed = "; ".join(f"{violation.field}: {violation.description}" for violation in draft.violations)
             return Outcome(
@@ -176,7 +207,7 @@ class Ingestor:
             )
         try:
             async with self._turns.of((caller.tenant, collection.name, document_id)):
-                return await self._take_in(caller, collection, index, document_id, digest, draft)
+                return await self._take_in(caller, collection, sent)
         except ParseFailure as failure:
             _log.info("document cannot be read", reason=failure.reason.value, detail=failure.detail)
             reason, message, retryable = failure.reason.value, failure.message, failure.reason.transient
@@ -188,22 +219,21 @@ class Ingestor:
             message = "An internal error; the request id finds it in the service's logs."
         return Outcome(index, document_id, reason=reason, message=message, retryable=retryable)
 
-    async def _take_in(
-        self, caller: Caller, collection: Collection, index: int, document_id: str, digest: str, draft: Draft
-    ) -> Outcome:
+    async def _take_in(self, caller: Caller, collection: Collection, sent: _Identified) -> Outcome:
+        document_id, draft = sent.document_id, sent.draft
         if len(draft.content) > self._limits.max_document_bytes:
             mib = self._limits.max_document_bytes // (1024 * 1024)
             raise _Failed(Failure.TOO_LARGE.value, f"The document is larger than {mib} MiB; split it into parts.")
         media_type = detect_media_type(draft.media_type, draft.uri, draft.content)
         access = draft.access or collection.default_access or Access(frozenset({f"user:{caller.subject}"}))
-        current = await self._catalog_call(self._catalog.get_document(caller.tenant, collection.name, document_id))
-        if current is not None and current.state is DocumentState.ACTIVE:
+        current = await self._current(caller.tenant, collection.name, document_id)
+        if current is not None:
             if not _may_replace(caller, current):
                 raise _Failed(
                     Failure.PERMISSION_DENIED.value, "This document id belongs to somebody else; choose another one."
                 )
-            if _same(current, draft, digest, access):
-                return Outcome(index, document_id, current.version, current.chunk_count, unchanged=True)
+            if _same(current, draft, sent.digest, access):
+                return Outcome(sent.index, document_id, current.version, current.chunk_count, unchanged=True)
         with self._writer.preparing():
             async with self._slots:
                 split = await self._parser.split(draft.content, media_type, self._limits.chunks)
@@ -211,7 +241,7 @@ class Ingestor:
                     self._catalog.plan_version(caller.tenant, collection.name, document_id, access)
                 )
                 title = draft.title or split.title or document_id
-                chunks = await self._embed(document_id, plan.version, plan.reader_set, title, split)
+                chunks = await self._embed(document_id, plan, title, split)
         partition = Partition(caller.tenant, collection.name)
         await self._store_call(self._writer.upsert(partition, chunks))
         now = self._now()
@@ -227,38 +257,55 @@ class Ingestor:
             access=access,
             owner=f"user:{caller.subject}",
             state=DocumentState.ACTIVE,
-            content_sha256=digest,
+            content_sha256=sent.digest,
             chunk_count=len(chunks),
             create_time=now,
             update_time=now,
         )
-        if await self._catalog_call(self._catalog.activate_version(document)):
-            await self._remove_older(partition, document_id, plan.version)
-        return Outcome(index, document_id, plan.version, len(chunks))
+        if not await self._catalog_call(self._catalog.activate_version(document)):
+            return await self._overtaken(partition, document, sent.index)
+        await self._remove_older(partition, document_id, plan.version)
+        return Outcome(sent.index, document_id, plan.version, len(chunks))
 
-    async def _embed(
-        self, document_id: str, version: int, reader_set: int, title: str, split: SplitDocument
-    ) -> list[StoredChunk]:
+    async def _current(self, tenant: str, collection: str, document_id: str) -> Document | None:
+        found = await self._catalog_call(self._catalog.get_document(tenant, collection, document_id))
+        return found if found is not None and found.state is DocumentState.ACTIVE else None
+
+    async def _overtaken(self, partition: Partition, document: Document, index: int) -> Outcome:
+        """Another process activated a later version, or deleted the document, while this version was on its way.
+
+        As if this version had come first: nothing of it may stay behind, above all not after a deletion.
+        """
+        current = await self._current(document.tenant, document.collection, document.document_id)
+        shown = current or document
+        await self._remove_older(
+            partition, document.document_id, current.version if current is not None else document.version + 1
+        )
+        return Outcome(index, document.document_id, shown.version, shown.chunk_count)
+
+    async def _embed(self, document_id: str, plan: VersionPlan, title: str, split: SplitDocument) -> list[StoredChunk]:
         texts = [_embedded_text(title, passage) for passage in split.passages]
-        try:
-            vectors = await self._embedder.embed_passages(texts)
-        except GroundwireError as error:
-            raise _Failed(
-                Failure.EMBEDDER_UNAVAILABLE.value, "The embedding model did not answer; try again.", retryable=True
-            ) from error
-        return [
-            StoredChunk(
-                chunk_id=chunk_id(document_id, version, ordinal),
-                document_id=document_id,
-                version=version,
-                ordinal=ordinal,
-                reader_set=reader_set,
-                payload=passage.to_payload(),
-                vector=vectors[ordinal],
-                terms=tuple(analyze(texts[ordinal])),
-            )
-            for ordinal, passage in enumerate(split.passages)
-        ]
+        vectors = await _answered(
+            self._embedder.embed_passages(texts), Failure.EMBEDDER_UNAVAILABLE, "The embedding model"
+        )
+
+        def make() -> list[StoredChunk]:
+            return [
+                StoredChunk(
+                    chunk_id=chunk_id(document_id, plan.version, ordinal),
+                    document_id=document_id,
+                    version=plan.version,
+                    ordinal=ordinal,
+                    reader_set=plan.reader_set,
+                    payload=passage.to_payload(),
+                    vector=vectors[ordinal],
+                    terms=tuple(analyze(texts[ordinal])),
+                )
+                for ordinal, passage in enumerate(split.passages)
+            ]
+
+        # In a thread, because stemming a large document takes seconds.
+        return await asyncio.to_thread(make)
 
     async def _remove_older(self, partition: Partition, document_id: str, version: int) -> None:
         if version == 1:
@@ -270,17 +317,40 @@ class Ingestor:
             _log.warning("older chunks stay until the next version", reason=error.reason)
 
     async def _store_call(self, work: Awaitable[_T]) -> _T:
-        return await _retryable(work, Failure.STORE_UNAVAILABLE, "The vector store did not answer; try again.")
+        return await _answered(work, Failure.STORE_UNAVAILABLE, "The vector store")
 
     async def _catalog_call(self, work: Awaitable[_T]) -> _T:
-        return await _retryable(work, Failure.STORE_UNAVAILABLE, "The catalog did not answer; try again.")
+        return await _answered(work, Failure.STORE_UNAVAILABLE, "The catalog")
 
 
-async def _retryable(work: Awaitable[_T], failure: Failure, message: str) -> _T:
+async def _answered(work: Awaitable[_T], failure: Failure, who: str) -> _T:
     try:
         return await work
+    except (Unavailable, DeadlineExceeded, ResourceExhausted) as error:
+        raise _Failed(failure.value, f"{who} did not answer; try again.", retryable=True) from error
     except GroundwireError as error:
-        raise _Failed(failure.value, message, retryable=isinstance(error, Unavailable)) from error
+        # It did answer: what it said names the remedy, and trying again is none.
+        _log.warning("document refused", by=who, reason=error.reason)
+        raise _Failed(failure.value, f"{who} refused the document: {error.message}") from error
+
+
+def _identify(drafts: Sequence[Draft]) -> list[_Identified]:
+    identified = []
+    for index, draft in enumerate(drafts):
+        digest = hashlib.sha256(draft.content).hexdigest() if draft.content else ""
+        document_id = draft.document_id or (f"doc-{digest[:32]}" if digest else "")
+        identified.append(_Identified(index, draft, digest, document_id))
+    return identified
+
+
+def _not_reached(sent: _Identified) -> Outcome:
+    return Outcome(
+        sent.index,
+        sent.document_id,
+        reason=Failure.NOT_REACHED.value,
+        message="The call's time ran out before this document was taken in; send it again.",
+        retryable=True,
+    )
 
 
 def _embedded_text(title: str, passage: Passage) -> str:
@@ -300,8 +370,5 @@ def _same(current: Document, draft: Draft, digest: str, access: Access) -> bool:
 
 
 def _may_replace(caller: Caller, document: Document) -> bool:
-    return (
-        document.owner == f"user:{caller.subject}"
-        or document.access.admits(caller.principals)
-        or EVERYTHING in caller.permissions
-    )
+    # Being able to read is not enough: a reader who replaced a document would own it and decide who else may read it.
+    return document.owner == f"user:{caller.subject}" or EVERYTHING in caller.permissions

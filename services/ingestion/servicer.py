@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
+from interceptors import current
 from interceptors._shapes import Context
 from services.corpus.principal import Caller
 from services.ingestion import convert
@@ -14,6 +15,9 @@ from services.ingestion.ingestion import Ingestor
 from services.ingestion.library import Library
 from services.runtime import paging, wire
 from services.runtime.unbuilt import unbuilt
+
+# Seconds of the caller's time that are kept for the answer.
+_TO_ANSWER = 1.0
 
 
 class IngestionServicer(rpc.IngestionServiceServicer):
@@ -42,7 +46,7 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         caller = self._caller_of()
         batch = convert.read_batch(request)
         collection = await self._library.collection(caller, batch.collection)
-        outcomes = await self._ingestor.ingest(caller, collection, batch.drafts)
+        outcomes = await self._ingestor.ingest(caller, collection, batch.drafts, patience=_patience())
         return convert.write_batch_result(batch, outcomes, time.monotonic() - started)
 
     async def GetDocument(self, request: pb.GetDocumentRequest, context: Context) -> pb.GetDocumentResponse:
@@ -92,3 +96,9 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         name, changes = convert.read_collection_changes(request)
         changed = await self._library.update_collection(self._caller_of(), name, changes)
         return pb.UpdateCollectionResponse(collection=convert.write_collection(changed))
+
+
+def _patience() -> float | None:
+    """How long a batch may take, so that there is still time to say what became of it."""
+    remaining = current.remaining()
+    return None if remaining is None else remaining - min(_TO_ANSWER, remaining / 10)

@@ -106,8 +106,7 @@ class StoreWriter:
                 self._notice()
         finally:
             # Only a cancelled worker leaves anybody behind: nobody may wait for an answer that never comes.
-            for entry in self._waiting:
-                entry.done.cancel()
+            _fail(self._waiting, _given_up())
 
     def _take(self) -> list[_Entry]:
         """The documents of the first one's partition, as many as go into one write."""
@@ -131,12 +130,9 @@ class StoreWriter:
                 for entry in taken:  # find out whose fault it is
                     await self._write([entry])
                 return
-            for entry in taken:
-                if not entry.done.done():
-                    entry.done.set_exception(error)
+            _fail(taken, error)
         except BaseException:
-            for entry in taken:
-                entry.done.cancel()
+            _fail(taken, _given_up())
             raise
         else:
             for entry in taken:
@@ -155,6 +151,16 @@ class StoreWriter:
                 await write
         except TimeoutError as error:
             raise Unavailable("the vector store did not answer in time") from error
+
+
+def _fail(entries: Sequence[_Entry], error: Exception) -> None:
+    for entry in entries:
+        if not entry.done.done():
+            entry.done.set_exception(error)
+
+
+def _given_up() -> Unavailable:
+    return Unavailable("the service is stopping", reason="DRAINING")
 
 
 async def _upsert(store: VectorStore, partition: Partition, chunks: Sequence[StoredChunk]) -> None:

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 
+import structlog
+
 from services.corpus.errors import GroundwireError
 from services.monitoring.ports import Probe
+
+_log = structlog.get_logger(__name__)
 
 
 class ServiceHealth(Enum):
@@ -71,6 +75,9 @@ class Topology:
             alive, ready = await asyncio.gather(probe.check(""), probe.check("readiness"))
         except GroundwireError as error:
             status, message = ServiceHealth.UNHEALTHY, error.message
+        except Exception as error:  # noqa: BLE001 - one probe's defect must not hide the other services
+            _log.exception("a probe failed unexpectedly", service=name, exc_info=error)
+            status, message = ServiceHealth.UNHEALTHY, "it could not be asked"
         else:
             status = ServiceHealth.HEALTHY
             if not alive:

@@ -183,10 +183,18 @@ def cited_sources(passages: Sequence[FoundPassage], citations: Sequence[Citation
     """Cited passages first, in the order in which the answer cites them, then the others as they were found."""
     by_place: dict[int, list[Citation]] = {}
     for citation in citations:
-        by_place.setdefault(citation.place, []).append(citation)
+        # A citation that points nowhere would show words that no document has.
+        if _points_into(citation, passages):
+            by_place.setdefault(citation.place, []).append(citation)
     cited = [_cited(passages[place], spans) for place, spans in by_place.items()]
     offered = [source for place, source in enumerate(_offered(passages)) if place not in by_place]
     return (*cited, *offered)
+
+
+def _points_into(citation: Citation, passages: Sequence[FoundPassage]) -> bool:
+    if not 0 <= citation.place < len(passages):
+        return False
+    return 0 <= citation.start < citation.end <= len(passages[citation.place].text)
 
 
 def _cited(passage: FoundPassage, spans: Sequence[Citation]) -> CitedSource:

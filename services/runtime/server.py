@@ -151,7 +151,7 @@ class Server:
 
         chain = build(
             [
-                (Position.TRACING, Tracing(self.tracer)),
+                (Position.TRACING, Tracing(self.tracer, authorizer.is_open)),
                 (Position.METRICS, Metrics(self.metrics.record)),
                 (Position.ERRORS, Errors(to_status)),
                 (Position.DEADLINE, Deadline(cap, lambda: DeadlineExceeded("the call's time ran out"))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -28,7 +28,7 @@ from services.runtime.identity import current_caller
 from services.runtime.settings import DevelopmentOptions, Settings
 from tests.serving import ECHO, RULE, SHAPES, Serving, Text, begin, call, echo_service, ended, path, until
 
-SECRET = "the salary of Alice is 4711"  # noqa: S105 - a text that must not leak
+SECRET = "the salary of Alice is 4711"
 each_shape = pytest.mark.parametrize("method", SHAPES)
 
 
@@ -341,7 +341,8 @@ async def test_made_up_paths_leave_nothing_behind(serving: Serving, monkeypatch:
     server = await serving.serve()
     channel = serving.connect(server)
     for i in range(50):
-        await ended(channel.unary_unary(f"/made.up.Service/Method{i}")(b""))
+        multicallable: Any = channel.unary_unary(f"/made.up.Service/Method{i}")
+        await ended(multicallable(b""))
     await call(channel, "Unary", "x")
     assert list(chains[0]._wrapped) == [path("Unary")]
     assert {name for name, _ in server.metrics.by_method} <= {"unknown", f"{ECHO}/Unary"}
@@ -490,10 +491,8 @@ async def test_a_cancelled_call_is_recorded_and_releases_its_handler(serving: Se
 
 
 async def _swallow(running: Any) -> None:
-    try:
+    with suppress(asyncio.CancelledError):
         await ended(running)
-    except asyncio.CancelledError:
-        pass
 
 
 def test_a_caller_without_identity_fails_closed() -> None:

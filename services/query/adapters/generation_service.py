@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from groundwire.generation.v1.generation_service_pb2_grpc import GenerationServiceAsyncStub
 
 _PLACE = re.compile(r"p(\d+)")
+# The contract's limit; many nested headings can be longer.
+_MAX_TOPIC = 1024
 
 
 class GenerationOverGrpc:
@@ -43,13 +45,27 @@ class GenerationOverGrpc:
             min_confidence=min_confidence,
         )
         call = self._stub.StreamGenerate(request)
+        written: Written | None = None
         try:
             async for event in call:
-                yield _step(event)
+                match event.WhichOneof("event"):
+                    case "attempt":
+                        yield Attempt(event.attempt.endpoint, event.attempt.number)
+                    case "delta":
+                        yield Delta(event.delta.text)
+                    case "reset":
+                        yield Reset(event.reset.reason)
+                    case "final":
+                        # Kept until the status has come: leaving before it would look like a cancelled call.
+                        written = _written(event.final)
+                    case _:
+                        pass  # a step of a later release
         except grpc.aio.AioRpcError as error:
             raise self._to_error(error) from error
         finally:
             call.cancel()  # does nothing to a call that has ended
+        if written is not None:
+            yield written
 
     async def close(self) -> None:
         """See the port."""
@@ -57,19 +73,7 @@ class GenerationOverGrpc:
 
 
 def _topic(passage: FoundPassage) -> str:
-    return " › ".join(dict.fromkeys([passage.title, *passage.headings]))
-
-
-def _step(event: pb.GenerateEvent) -> GenerationStep:
-    match event.WhichOneof("event"):
-        case "attempt":
-            return Attempt(event.attempt.endpoint, event.attempt.number)
-        case "delta":
-            return Delta(event.delta.text)
-        case "reset":
-            return Reset(event.reset.reason)
-        case _:
-            return _written(event.final)
+    return " › ".join(dict.fromkeys([passage.title, *passage.headings]))[:_MAX_TOPIC]
 
 
 def _written(final: pb.GenerateResponse) -> Written:

@@ -1,0 +1,212 @@
+"""Real processes for end-to-end tests: a mesh in each of its topologies, and the servers that stand beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cli.mesh import free_ports
+
+ROOT = Path(__file__).resolve().parents[2]
+GROUNDWIRE = (sys.executable, "-m", "cli.main")
+NAMES = ("query", "ingestion", "retrieval", "generation", "audit", "monitoring")
+# Long enough for a machine that is busy with other things; a test that runs into it has failed anyway.
+PATIENCE = 90.0
+
+
+@dataclass
+class Running:
+    """A child process and what it has printed so far."""
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """Everything printed so far."""
+        return "".join(self.lines)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        return self.process.wait(timeout=PATIENCE)
+
+
+@contextmanager
+def running(*command: str, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """Start a process in a session of its own; end it, and everything that it started, afterwards."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    started = Running(process)
+    stream = process.stdout
+    assert stream is not None
+
+    def collect() -> None:
+        started.lines.extend(iter(stream.readline, ""))
+
+    reader = threading.Thread(target=collect, daemon=True)
+    reader.start()
+    try:
+        yield started
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        reader.join(timeout=5)
+
+
+def until(condition: Callable[[], Any], what: str, alive: Running | None = None) -> Any:
+    """Poll ``condition`` until it gives something true; fail when ``alive`` has died or patience runs out."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        if alive is not None and alive.process.poll() is not None:
+            raise AssertionError(f"ended with {alive.process.returncode} while waiting for {what}:\n{alive.text()}")
+        time.sleep(0.05)
+    raise AssertionError(f"no {what} within {PATIENCE:.0f} s" + (f":\n{alive.text()}" if alive else ""))
+
+
+def health(address: str, service: str = "readiness") -> str:
+    """What the health service at ``address`` says, or "" when it does not answer."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            response = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=5
+            )
+        except grpc.RpcError:
+            return ""
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A mesh that is ready: where its services are, its settings' variables, and its processes by name."""
+
+    addresses: Mapping[str, str]
+    environment: Mapping[str, str]
+    processes: Mapping[str, Running]
+
+    def groundwire(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a client command against this mesh."""
+        return subprocess.run(
+            [*GROUNDWIRE, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=check,
+        )
+
+    def ask(self, question: str, *arguments: str) -> dict[str, Any]:
+        """The final response to a question, as JSON."""
+        asked = self.groundwire("ask", question, "--output", "json", *arguments)
+        answer: dict[str, Any] = json.loads(asked.stdout)
+        return answer
+
+
+def settings_environment(data_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Free addresses for every service, and the variables that make a mesh use them."""
+    addresses = dict(zip(NAMES, (f"127.0.0.1:{port}" for port in free_ports(len(NAMES))), strict=True))
+    environment = {f"GROUNDWIRE_ADDRESSES__{name.upper()}": address for name, address in addresses.items()}
+    environment["GROUNDWIRE_DATA_DIR"] = str(data_dir)
+    environment["GROUNDWIRE_LOG__FORMAT"] = "json"
+    return addresses, environment
+
+
+@contextmanager
+def mesh_up(data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Mesh]:
+    """`groundwire up`, ready to be called."""
+    addresses, variables = settings_environment(data_dir)
+    variables |= environment or {}
+    with running(*GROUNDWIRE, "up", *arguments, environment=variables) as supervisor:
+        _wait_ready(addresses, supervisor)
+        yield Mesh(addresses, variables, {"up": supervisor})
+
+
+@contextmanager
+def mesh_served(data_dir: Path, *, environment: Mapping[str, str] | None = None) -> Iterator[Mesh]:
+    """Every service as a `groundwire serve` of its own."""
+    addresses, variables = settings_environment(data_dir)
+    variables |= environment or {}
+    with ExitStack() as stack:
+        processes = {}
+        for name in ("store", "audit", "monitoring", "generation", "retrieval", "ingestion", "query"):
+            processes[name] = stack.enter_context(running(*GROUNDWIRE, "serve", name, environment=variables))
+        _wait_ready(addresses, processes["query"])
+        yield Mesh(addresses, variables, processes)
+
+
+@contextmanager
+def chroma_server(directory: Path) -> Iterator[str]:
+    """A Chroma server, as the deployment guide starts it; gives its ``host:port``."""
+    port = free_ports(1)[0]
+    program = str(Path(sys.executable).with_name("chroma"))
+    command = (program, "run", "--path", str(directory), "--host", "127.0.0.1", "--port", str(port))
+    with running(*command, environment={"ANONYMIZED_TELEMETRY": "False"}) as server:
+        until(lambda: _listens(port), "Chroma server", server)
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, Running]]:
+    """A rotel collector that prints the traces that it receives; gives its ``host:port``."""
+    program = str(distribution("rotel").locate_file("rotel/rotel-agent"))
+    grpc_port, http_port = free_ports(2)
+    listen = ("--otlp-grpc-endpoint", f"127.0.0.1:{grpc_port}", "--otlp-http-endpoint", f"127.0.0.1:{http_port}")
+    show = ("--exporter", "blackhole", "--debug-log", "traces", "--debug-log-verbosity", "detailed")
+    with running(program, "start", *listen, *show) as server:
+        until(lambda: _listens(grpc_port), "collector", server)
+        yield f"127.0.0.1:{grpc_port}", server
+
+
+def grpcurl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run grpcurl."""
+    program = str(Path(sys.executable).with_name("grpcurl"))
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def _wait_ready(addresses: Mapping[str, str], alive: Running) -> None:
+    for name in NAMES:
+        until(lambda address=addresses[name]: health(address) == "SERVING", f"readiness of {name}", alive)
+
+
+def _listens(port: int) -> bool:
+    async def connect() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    return asyncio.run(connect())
