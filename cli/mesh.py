@@ -112,6 +112,7 @@ def listen_problem(host: str, port: int) -> str | None:
 def socket_answers(path: str) -> bool:
     """Whether a process listens on the unix socket ``path``; a file that a killed one left behind does not count."""
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        probe.settimeout(1.0)  # a listener whose queue is full does not answer at once
         return probe.connect_ex(path) == 0
 
 

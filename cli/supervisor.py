@@ -197,6 +197,8 @@ class Supervisor:
             await first_of(work, given_up)
         finally:
             work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
         if given_up.done():
             given_up.result()
 

@@ -24,40 +24,26 @@ Credentials = Callable[[], Awaitable[list[tuple[str, str]]]]
 """Gives the metadata that proves for whom this process calls."""
 
 
-class Outgoing(
-    grpc.aio.UnaryUnaryClientInterceptor,
-    grpc.aio.UnaryStreamClientInterceptor,
-    grpc.aio.StreamUnaryClientInterceptor,
-    grpc.aio.StreamStreamClientInterceptor,
-):
-    """Carries the current call's context on to the next service, in all four RPC shapes.
+def outgoing(
+    *, tracer: Tracer | None, margin: float, credentials: Credentials | None = None
+) -> list[grpc.aio.ClientInterceptor]:
+    """The interceptors that carry the current call's context on to the next service, in all four RPC shapes.
 
     ``margin`` seconds of the remaining time are kept back, so that this process can still answer its own caller
-    after the callee gave up.
+    after the callee gave up. There are four objects because grpc.aio files an interceptor under the first shape that
+    it finds, and under no other.
     """
+    send = _Sender(tracer, margin, credentials).send
+    return [_UnaryUnary(send), _UnaryStream(send), _StreamUnary(send), _StreamStream(send)]
 
-    def __init__(self, *, tracer: Tracer | None, margin: float, credentials: Credentials | None = None) -> None:
+
+class _Sender:
+    def __init__(self, tracer: Tracer | None, margin: float, credentials: Credentials | None) -> None:
         self._tracer = tracer
         self._margin = margin
         self._credentials = credentials
 
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """See :meth:`_send`."""
-        return await self._send(continuation, client_call_details, request)
-
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """See :meth:`_send`."""
-        return await self._send(continuation, client_call_details, request)
-
-    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """See :meth:`_send`."""
-        return await self._send(continuation, client_call_details, request_iterator)
-
-    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """See :meth:`_send`."""
-        return await self._send(continuation, client_call_details, request_iterator)
-
-    async def _send(self, continuation: Any, details: Any, payload: Any) -> Any:
+    async def send(self, continuation: Any, details: Any, payload: Any) -> Any:
         metadata = list(details.metadata or ())
         span = self._start_span(details.method) if _in_trace() else None
         try:
@@ -99,16 +85,44 @@ class Outgoing(
         return self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
 
 
+class _Shape:
+    def __init__(self, send: Callable[[Any, Any, Any], Awaitable[Any]]) -> None:
+        self._send = send
+
+
+class _UnaryUnary(_Shape, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._send(continuation, client_call_details, request)
+
+
+class _UnaryStream(_Shape, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._send(continuation, client_call_details, request)
+
+
+class _StreamUnary(_Shape, grpc.aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await self._send(continuation, client_call_details, request_iterator)
+
+
+class _StreamStream(_Shape, grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await self._send(continuation, client_call_details, request_iterator)
+
+
 def _in_trace() -> bool:
     return trace.get_current_span().get_span_context().is_valid
 
 
 def _end_span(span: Span, call: Any) -> None:
     async def end() -> None:
-        code = await call.code()
-        span.set_attribute("rpc.response.status_code", code.name)
-        if code is not grpc.StatusCode.OK:
-            span.set_attribute("error.type", code.name)
+        try:
+            code = (await call.code()).name
+        except asyncio.CancelledError:  # so gRPC tells that we cancelled the call ourselves
+            code = grpc.StatusCode.CANCELLED.name
+        span.set_attribute("rpc.response.status_code", code)
+        if code != grpc.StatusCode.OK.name:
+            span.set_attribute("error.type", code)
             span.set_status(Status(StatusCode.ERROR))
         span.end()
 

@@ -82,10 +82,14 @@ class StoreWriter:
                 self._waiting.remove(entry)
                 self._notice()
 
-    async def close(self) -> None:
-        """Wait for what is being written."""
-        if self._worker is not None:
-            await asyncio.wait([self._worker])
+    async def close(self, patience: float = 5.0) -> None:
+        """Wait for what is being written; after ``patience`` seconds, give it up."""
+        if self._worker is None:
+            return
+        _, stuck = await asyncio.wait([self._worker], timeout=patience)
+        for task in stuck:
+            task.cancel()
+            await asyncio.wait([task])
 
     def _notice(self) -> None:
         if self._preparing == 0 or sum(len(entry.chunks) for entry in self._waiting) >= self._most_chunks:

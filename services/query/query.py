@@ -133,13 +133,17 @@ class Answerer:
             max_tokens=question.max_tokens,
             min_confidence=question.min_confidence,
         )
+        written: Written | None = None
         async with aclosing(writing) as steps:
+            # Read to the end, not just to the last word: leaving earlier would cancel a call that went well.
             async for step in steps:
                 if isinstance(step, Written):
-                    yield self._answer(question, found, step, started)
-                    return
-                yield step
-        raise Unavailable("the answer broke off")
+                    written = step
+                else:
+                    yield step
+        if written is None:
+            raise Unavailable("the answer broke off")
+        yield self._answer(question, found, written, started)
 
     async def close(self) -> None:
         """Release connections."""

@@ -8,7 +8,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import Tracer
 
-from interceptors.client import Outgoing
+from interceptors.client import outgoing
 from services.corpus.errors import Unavailable
 
 # Kept back from the caller's deadline on every hop, in seconds, so that a late failure can still be reported.
@@ -57,7 +57,7 @@ def open_channel(
     if address.startswith("unix:"):
         options.append(("grpc.default_authority", "localhost"))
     return grpc.aio.insecure_channel(
-        target(address), options=options, interceptors=[Outgoing(tracer=tracer, margin=DEADLINE_MARGIN)]
+        target(address), options=options, interceptors=outgoing(tracer=tracer, margin=DEADLINE_MARGIN)
     )
 
 

@@ -14,20 +14,28 @@ from services.runtime.server import Server
 
 _log = structlog.get_logger(__name__)
 _PR_SET_PDEATHSIG = 1
+# Linux sends the parent-death signal once for each thread of a dying parent: so close together, they are one.
+_SAME_SIGNAL_SECONDS = 1.0
 
 
 async def serve_until_stopped(tiers: Sequence[Sequence[Server]]) -> None:
     """Wait for SIGTERM or SIGINT, then drain ``tiers`` one after another, the servers of one tier together.
 
     Tiers go from the front of the mesh to its back: a service keeps answering, and says so to health checks, until
-    those that call it have ended their last call. A second signal ends the process at once.
+    those that call it have ended their last call. A second signal, a second
+    or more later, ends the process at once.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    first = 0.0
 
     def on_signal(number: int) -> None:
+        nonlocal first
         if stop.is_set():
-            sys.exit(128 + number)
+            if loop.time() - first > _SAME_SIGNAL_SECONDS:
+                sys.exit(128 + number)
+            return
+        first = loop.time()
         _log.info("draining", signal=signal.Signals(number).name)
         stop.set()
 

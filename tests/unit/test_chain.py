@@ -237,7 +237,7 @@ async def test_an_exception_after_partial_output(serving: Serving) -> None:
             raise RuntimeError(SECRET)
         return text
 
-    outcome = await call(serving.connect(await serving.serve(echo_service(body))), "BidiStream", "a", "b", "bad", "c")
+    outcome = await call(serving.connect(await serving.serve(echo_service(body))), "BidiStream", "a", "b", "bad")
     assert (outcome.responses, outcome.code) == (["a", "b"], grpc.StatusCode.INTERNAL)
     assert not leaks(outcome)
 
@@ -321,7 +321,8 @@ def leaks(outcome: Any) -> bool:
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
 async def test_a_path_that_is_not_served_is_measured_and_refused(serving: Serving, unknown: str, kind: str) -> None:
     server = await serving.serve()
-    request = iter([b"x"]) if kind.startswith("stream") else b"x"
+    # No message: one that is still on its way when the refusal arrives makes the client library say INTERNAL instead.
+    request = iter(()) if kind.startswith("stream") else b"x"
     running = getattr(serving.connect(server), kind)(unknown)(request, metadata=[("x-request-id", "abc")])
     outcome = await ended(running)
     assert (outcome.code, outcome.reason) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
