@@ -213,6 +213,12 @@ class Serving:
     servers: list[Server] = field(default_factory=list)
     channels: list[grpc.aio.Channel] = field(default_factory=list)
 
+    def make(
+        self, service: Service | None = None, *, settings: Settings | None = None, tracer: Tracer | None = None
+    ) -> Server:
+        """A server that has not been started."""
+        return Server(service or echo_service(), settings or Settings(data_dir=self.directory), tracer=tracer)
+
     async def serve(
         self,
         service: Service | None = None,
@@ -222,7 +228,7 @@ class Serving:
         tracer: Tracer | None = None,
     ) -> Server:
         """A started server."""
-        server = Server(service or echo_service(), settings or Settings(data_dir=self.directory), tracer=tracer)
+        server = self.make(service, settings=settings, tracer=tracer)
         await server.start(address)
         self.servers.append(server)
         return server

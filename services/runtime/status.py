@@ -12,7 +12,7 @@ import grpc
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -169,10 +169,9 @@ def _details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo, 
     info = error_details_pb2.ErrorInfo()
     violations: list[FieldViolation] = []
     retry_after = 1.0
-    for key, value in error.trailing_metadata() or ():
-        if key != "grpc-status-details-bin" or not isinstance(value, bytes):
-            continue
-        for detail in status_pb2.Status.FromString(value).details:
+    found = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
+    try:
+        for detail in status_pb2.Status.FromString(found).details if isinstance(found, bytes) else ():
             bad_request, retry_info = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
             if detail.Unpack(bad_request):
                 violations = [FieldViolation(v.field, v.description) for v in bad_request.field_violations]
@@ -180,4 +179,6 @@ def _details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo, 
                 retry_after = retry_info.retry_delay.ToMilliseconds() / 1000
             else:
                 detail.Unpack(info)
+    except DecodeError:
+        _log.warning("the details of a status cannot be read")
     return info, violations, retry_after

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from google.protobuf import symbol_database
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from groundwire.common.v1 import core_pb2, filter_pb2
@@ -290,10 +290,10 @@ async def test_a_batch_that_runs_out_of_time_says_what_it_did() -> None:
 
 def _methods() -> list[tuple[str, str, str, bool]]:
     """Service's name, path, name of the method, whether it is unbuilt: everything that the contract has."""
-    found = []
-    database = symbol_database.Default()
+    found: list[tuple[str, str, str, bool]] = []
+    pool = descriptor_pool.Default()
     for name in ("audit", "generation", "ingestion", "monitoring", "query", "retrieval", "store"):
-        service = database.pool.FindServiceByName(f"groundwire.{name}.v1.{name.capitalize()}Service")
+        service = pool.FindServiceByName(f"groundwire.{name}.v1.{name.capitalize()}Service")
         found.extend(
             (name, f"/{service.full_name}/{method.name}", method.name, method.name in UNBUILT.get(service.name, ()))
             for method in service.methods
@@ -328,7 +328,7 @@ async def test_the_request_id_comes_back_and_goes_along(mesh: Mesh) -> None:
 
 async def test_another_users_id_is_refused(mesh: Mesh) -> None:
     for stub in (mesh.query.Query, mesh.query.StreamQuery):
-        result = await ended(stub(query_pb.QueryRequest(query="parking", user_id="mallory")))  # type: ignore[operator] # a union of stubs
+        result = await ended(stub(query_pb.QueryRequest(query="parking", user_id="mallory")))
         assert (result.code, result.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
     assert (await ended(mesh.query.Query(query_pb.QueryRequest(query="p", user_id="alice")))).code is grpc.StatusCode.OK
 

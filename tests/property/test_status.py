@@ -50,7 +50,13 @@ def test_a_status_fits_into_a_clients_limit_and_counts_every_field(found: list[F
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.lists(st.builds(FieldViolation, st.text(st.characters(codec="utf-8"), max_size=30), st.just("bad")), min_size=1, max_size=20))
+@given(
+    st.lists(
+        st.builds(FieldViolation, st.text(st.characters(codec="utf-8"), max_size=30), st.just("bad")),
+        min_size=1,
+        max_size=20,
+    )
+)
 def test_violations_that_fit_come_back_as_they_were(found: list[FieldViolation]) -> None:
     arrived = from_rpc_error(received(to_status(InvalidRequest(found), CALL)), "x")
     assert isinstance(arrived, InvalidRequest)

@@ -118,8 +118,8 @@ class Mesh:
 
     async def raw(self, service: str, method: str, *messages: bytes, **options: Any) -> Ended:
         """Call ``/package.Service/Method`` of ``service`` with bytes as they are; any shape of call fits."""
-        call = self.channels[service].stream_stream(method)(iter(messages), **options)
-        return await ended(call)
+        make: Any = self.channels[service].stream_stream(method)
+        return await ended(make(iter(messages), **options))
 
 
 @dataclass(frozen=True)

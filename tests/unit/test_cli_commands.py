@@ -1,0 +1,583 @@
+"""The client commands, run as a user runs them, against fake services behind the production server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from cli import main as cli_main
+from groundwire.common.v1 import core_pb2
+from groundwire.generation.v1 import generation_service_pb2 as generation_pb
+from groundwire.generation.v1 import generation_service_pb2_grpc as generation_rpc
+from groundwire.ingestion.v1 import ingestion_service_pb2 as ingestion_pb
+from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as ingestion_rpc
+from groundwire.query.v1 import query_service_pb2 as query_pb
+from groundwire.query.v1 import query_service_pb2_grpc as query_rpc
+from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as retrieval_rpc
+from services.corpus.errors import (
+    FieldViolation,
+    InvalidRequest,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+from services.runtime.server import MIB, Server, Service
+from services.runtime.settings import Settings
+
+_ROOT = Path(__file__).resolve().parents[2]
+_GOLDEN = _ROOT / "tests" / "golden"
+_ANSWER = "Hotels cost at most €210 per night. [1]"
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def run(*arguments: str, environment: dict[str, str] | None = None, stdin: bytes = b"") -> Ended:
+    """Run ``groundwire`` in a process of its own, with pipes."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "cli.main",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(environment or {}),
+    )
+    out, err = await process.communicate(stdin)
+    return Ended(process.returncode or 0, out.decode(), err.decode())
+
+
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    path = os.pathsep.join((str(_ROOT), str(_ROOT / "generated")))
+    return os.environ | {"PYTHONPATH": path, "COLUMNS": "100", "TERM": "xterm-256color"} | more
+
+
+async def run_on_a_terminal(*arguments: str, environment: dict[str, str] | None = None) -> Ended:
+    """Run ``groundwire`` with stdout and stderr on a pseudo-terminal; its output is all of what was written to it."""
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "cli.main",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env=_environment(environment or {}),
+    )
+    os.close(theirs)
+
+    def read() -> bytes:
+        read = b""
+        # Linux ends the reading of a terminal that nobody holds with an error.
+        with contextlib.suppress(OSError):
+            while block := os.read(ours, 65536):
+                read += block
+        return read
+
+    written = await asyncio.to_thread(read)
+    code = await process.wait()
+    os.close(ours)
+    return Ended(code, written.decode().replace("\r\n", "\n"), "")
+
+
+def golden(name: str, text: str) -> None:
+    """Compare ``text`` with a file under tests/golden; UPDATE_GOLDEN=1 writes it."""
+    path = _GOLDEN / f"cli_{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def _source(marker: str = "[1]", *, cited: bool = True, document_id: str = "travel") -> core_pb2.Source:
+    return core_pb2.Source(
+        marker=marker,
+        document_id=document_id,
+        title="Travel Policy 2025" if cited else "Remote Work",
+        uri=f"policies/{document_id}.pdf",
+        snippet="The hotel limit is\n€210 per night.",
+        score=0.934,
+        page=2,
+        cited=cited,
+    )
+
+
+def _response(**changes: Any) -> query_pb.QueryResponse:
+    response = query_pb.QueryResponse(
+        answer=_ANSWER,
+        sources=[_source(), _source("", cited=False, document_id="remote")],
+        confidence=0.87,
+        request_id="r-1",
+        endpoint="extractive",
+    )
+    response.processing_time.FromMilliseconds(420)
+    response.MergeFrom(query_pb.QueryResponse(**changes))
+    return response
+
+
+class FakeQuery(query_rpc.QueryServiceServicer):
+    """Answers by what is asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[query_pb.QueryRequest] = []
+
+    async def Query(self, request: query_pb.QueryRequest, context: Any) -> query_pb.QueryResponse:  # noqa: N802
+        self.requests.append(request)
+        return _response()
+
+    async def StreamQuery(  # noqa: N802
+        self, request: query_pb.QueryRequest, context: Any
+    ) -> AsyncIterator[query_pb.QueryEvent]:
+        self.requests.append(request)
+        self._raise(request.query)
+        yield query_pb.QueryEvent(retrieval=query_pb.RetrievalEvent(sources=[_source()]))
+        if request.query == "abstain":
+            refusal = "The given sources do not answer this question."
+            yield query_pb.QueryEvent(delta=query_pb.DeltaEvent(text=refusal))
+            yield query_pb.QueryEvent(
+                final=query_pb.QueryResponse(
+                    answer=refusal,
+                    abstained=True,
+                    abstention_reason=query_pb.ABSTENTION_REASON_NOT_SUPPORTED,
+                    request_id="r-2",
+                )
+            )
+            return
+        if request.query == "reset":
+            yield query_pb.QueryEvent(delta=query_pb.DeltaEvent(text="Utterly WRONG words of a first endpoint. "))
+            yield query_pb.QueryEvent(reset=query_pb.ResetEvent(reason="endpoint failed"))
+        for word in _ANSWER.split(" "):
+            yield query_pb.QueryEvent(delta=query_pb.DeltaEvent(text=word + (" " if word != "[1]" else "")))
+        if request.query != "cut":
+            final = _response()
+            if request.query == "degraded":
+                final.coverage.degraded = True
+                final.coverage.stores.add(
+                    store="archive", state=core_pb2.StoreCoverage.STATE_TIMED_OUT, reason="no answer in 2 s"
+                )
+            if request.query == "hostile":
+                final.sources[0].title = "\x1b]0;owned\x07[bold]Travel[/bold]"
+            yield query_pb.QueryEvent(final=final)
+
+    @staticmethod
+    def _raise(query: str) -> None:
+        match query:
+            case "invalid":
+                raise InvalidRequest([FieldViolation("query", "is too long"), FieldViolation("top_k", "is too large")])
+            case "busy":
+                raise ResourceExhausted("too many calls", retry_after=7.0)
+            case "down":
+                raise Unavailable("no vector store answered", retry_after=2.0)
+            case "denied":
+                raise PermissionDenied("you may not do this")
+            case "unknown":
+                raise Unauthenticated
+            case "defect":
+                raise RuntimeError("secret detail")
+
+
+class FakeIngestion(ingestion_rpc.IngestionServiceServicer):
+    """Takes everything but what is named bad; fails ``busy`` calls first."""
+
+    def __init__(self) -> None:
+        self.requests: list[ingestion_pb.IngestDocumentsRequest] = []
+        self.busy = 0
+
+    async def IngestDocuments(  # noqa: N802
+        self, request: ingestion_pb.IngestDocumentsRequest, context: Any
+    ) -> ingestion_pb.IngestDocumentsResponse:
+        if self.busy:
+            self.busy -= 1
+            raise ResourceExhausted("too many documents at once", retry_after=0.01)
+        self.requests.append(request)
+        results = []
+        for n, document in enumerate(request.documents):
+            result = ingestion_pb.DocumentResult(index=n, document_id=document.document_id, version=1, chunks=2)
+            if "bad" in document.document_id:
+                result = ingestion_pb.DocumentResult(
+                    index=n,
+                    document_id=document.document_id,
+                    failure_reason=ingestion_pb.FAILURE_REASON_ENCRYPTED,
+                    failure_message="The document is protected by a password; remove it and send it again.",
+                )
+            results.append(result)
+        return ingestion_pb.IngestDocumentsResponse(results=results)
+
+
+class FakeRetrieval(retrieval_rpc.RetrievalServiceServicer):
+    """Finds one passage and has one store."""
+
+    async def Retrieve(  # noqa: N802
+        self, request: retrieval_pb.RetrieveRequest, context: Any
+    ) -> retrieval_pb.RetrieveResponse:
+        chunk = core_pb2.Chunk(document_id="travel", title="Travel Policy 2025", text="At most\n€210.", page=2)
+        response = retrieval_pb.RetrieveResponse()
+        response.chunks.add(chunk=chunk, score=0.91, scores=retrieval_pb.StageScores(dense=0.8, fused=0.91))
+        response.coverage.stores.add(store="main", state=core_pb2.StoreCoverage.STATE_ANSWERED, hits=12)
+        return response
+
+    async def ListStores(  # noqa: N802
+        self, request: retrieval_pb.ListStoresRequest, context: Any
+    ) -> retrieval_pb.ListStoresResponse:
+        store = retrieval_pb.StoreStatus(
+            name="main", engine="chroma", dense=True, lexical=True, healthy=True, chunk_count=1234
+        )
+        return retrieval_pb.ListStoresResponse(stores=[store])
+
+
+class FakeGeneration(generation_rpc.GenerationServiceServicer):
+    """Has one endpoint."""
+
+    async def ListEndpoints(  # noqa: N802
+        self, request: generation_pb.ListEndpointsRequest, context: Any
+    ) -> generation_pb.ListEndpointsResponse:
+        endpoint = generation_pb.EndpointStatus(name="extractive", kind="extractive", model="m", healthy=True)
+        return generation_pb.ListEndpointsResponse(endpoints=[endpoint])
+
+
+async def _nothing() -> None:
+    return None
+
+
+@dataclass
+class Fakes:
+    """Fake services, and the environment in which the command line finds them."""
+
+    query: FakeQuery = field(default_factory=FakeQuery)
+    ingestion: FakeIngestion = field(default_factory=FakeIngestion)
+    servers: list[Server] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    async def start(self, directory: Path) -> None:
+        self.environment["GROUNDWIRE_DATA_DIR"] = str(directory)
+        for name, servicer, add, pb in (
+            ("query", self.query, query_rpc.add_QueryServiceServicer_to_server, query_pb),
+            ("ingestion", self.ingestion, ingestion_rpc.add_IngestionServiceServicer_to_server, ingestion_pb),
+            ("retrieval", FakeRetrieval(), retrieval_rpc.add_RetrievalServiceServicer_to_server, retrieval_pb),
+            ("generation", FakeGeneration(), generation_rpc.add_GenerationServiceServicer_to_server, generation_pb),
+        ):
+            server = Server(_service(name, servicer, add, pb), Settings(data_dir=directory))
+            await server.start("127.0.0.1:0")
+            self.servers.append(server)
+            self.environment[f"GROUNDWIRE_ADDRESSES__{name.upper()}"] = f"127.0.0.1:{server.port}"
+        for name in ("audit", "monitoring"):
+            # Nobody may listen on port 1 without asking.
+            self.environment[f"GROUNDWIRE_ADDRESSES__{name.upper()}"] = "127.0.0.1:1"
+
+    async def stop(self) -> None:
+        for server in self.servers:
+            await server.drain(delay=0, grace=0)
+
+
+def _service(name: str, servicer: object, add: Callable[[Any, grpc.aio.Server], None], pb: Any) -> Service:
+    nothing: Callable[[], Awaitable[None]] = _nothing
+    return Service(
+        name=name,
+        descriptors=[pb.DESCRIPTOR.services_by_name[f"{name.capitalize()}Service"]],
+        register=lambda server: add(servicer, server),
+        ready=nothing,
+        close=nothing,
+        max_request_bytes=64 * MIB,
+    )
+
+
+@pytest.fixture
+async def fakes(tmp_path: Path) -> AsyncIterator[Fakes]:
+    found = Fakes()
+    await found.start(tmp_path / "data")
+    yield found
+    await found.stop()
+
+
+# --- ask ------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_in_text_shows_what_it_rests_on(fakes: Fakes) -> None:
+    ended = await run("ask", "hotel?", "-f", "year=2025", "-c", "travel", environment=fakes.environment)
+    assert (ended.code, ended.err) == (0, "")
+    golden("ask", ended.out)
+    request = fakes.query.requests[0]
+    assert (request.query, list(request.collections)) == ("hotel?", ["travel"])
+    assert request.context_filters.equals.value.number_value == 2025
+
+
+async def test_an_answer_in_json_is_the_contracts_response(fakes: Fakes) -> None:
+    ended = await run("ask", "reset", "--output", "json", environment=fakes.environment)
+    document = json.loads(ended.out)
+    assert (document["answer"], document["abstained"], document["sources"][0]["document_id"]) == (
+        _ANSWER,
+        False,
+        "travel",
+    )
+
+
+async def test_a_question_can_come_from_stdin_and_without_streaming(fakes: Fakes) -> None:
+    ended = await run("ask", "-", "--no-stream", environment=fakes.environment, stdin=b"hotel?\n")
+    assert ended.code == 0
+    assert ended.out.startswith(_ANSWER)
+    assert fakes.query.requests[0].query == "hotel?"
+
+
+async def test_an_abstention_is_shown_as_one_and_is_no_failure(fakes: Fakes) -> None:
+    ended = await run("ask", "abstain", environment=fakes.environment)
+    assert ended.code == 0
+    assert "No answer is given: documents were found, but none supports an answer." in ended.out
+
+
+async def test_piped_output_never_holds_what_was_reset(fakes: Fakes) -> None:
+    ended = await run("ask", "reset", environment=fakes.environment)
+    assert "WRONG" not in ended.out
+    assert ended.out.startswith(_ANSWER)
+
+
+async def test_a_terminal_takes_back_what_was_reset(fakes: Fakes) -> None:
+    ended = await run_on_a_terminal("ask", "reset", environment=fakes.environment)
+    assert ended.code == 0
+    before, erased, after = ended.out.partition("\r\x1b[J")
+    assert "WRONG" in before
+    assert erased
+    assert "WRONG" not in after
+    assert "\x1b[36m[1]" in after
+
+
+async def test_no_color_means_no_colours(fakes: Fakes) -> None:
+    ended = await run_on_a_terminal("ask", "hotel?", environment=fakes.environment | {"NO_COLOR": "1"})
+    assert ended.code == 0
+    assert "\x1b[3" not in ended.out.replace("\x1b[3m", "")
+
+
+async def test_a_missing_store_is_told(fakes: Fakes) -> None:
+    ended = await run("ask", "degraded", environment=fakes.environment)
+    assert "warning: not every store answered, so documents may be missing: archive (no answer in 2 s)" in ended.out
+
+
+async def test_a_documents_title_cannot_control_the_terminal(fakes: Fakes) -> None:
+    ended = await run_on_a_terminal("ask", "hostile", environment=fakes.environment)
+    assert "\x1b]0;" not in ended.out
+    assert "[bold]Travel[/bold]" in ended.out
+
+
+async def test_a_stream_that_ends_too_early_is_a_failure(fakes: Fakes) -> None:
+    ended = await run("ask", "cut", environment=fakes.environment)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("error: the query service ended the stream")
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "parts"),
+    [
+        ("invalid", 4, ("refused the request", "  query: is too long", "  top_k: is too large")),
+        ("busy", 3, ("too many calls; try again in 7 s",)),
+        ("down", 3, ("no vector store answered; try again in 2 s",)),
+        ("denied", 4, ("you may not do this",)),
+        ("unknown", 4, ("does not know you",)),
+        ("defect", 1, ("internal error", "request id")),
+    ],
+)
+async def test_refusals_say_what_to_do(fakes: Fakes, query: str, code: int, parts: Sequence[str]) -> None:
+    ended = await run("ask", query, environment=fakes.environment)
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.startswith("error: ")
+    assert all(part in ended.err for part in parts)
+    assert "Traceback" not in ended.err
+    assert "secret detail" not in ended.err
+
+
+async def test_a_service_that_is_not_there_is_told_apart() -> None:
+    ended = await run("ask", "x", "--address", "127.0.0.1:1", environment={"http_proxy": "http://127.0.0.1:2"})
+    assert ended.code == 3
+    assert ended.err == (
+        "error: cannot reach the query service at 127.0.0.1:1; "
+        "start it with `groundwire up`, or say where it is with --address\n"
+    )
+
+
+async def test_the_environments_web_proxy_is_not_asked(fakes: Fakes) -> None:
+    proxy = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
+    assert (await run("ask", "hotel?", environment=fakes.environment | proxy)).code == 0
+
+
+# --- search and status ----------------------------------------------------------------------------------------------
+
+
+async def test_search_shows_the_score_of_every_stage(fakes: Fakes) -> None:
+    ended = await run("search", "hotel", environment=fakes.environment)
+    assert ended.code == 0
+    golden("search", ended.out)
+
+
+async def test_status_names_what_does_not_serve(fakes: Fakes) -> None:
+    ended = await run("status", "--output", "json", environment=fakes.environment)
+    document = json.loads(ended.out)
+    states = {service["service"]: service["state"] for service in document["services"]}
+    assert ended.code == 3
+    assert states["query"] == "serving"
+    assert states["audit"] == states["store"] == "unreachable"
+    assert document["stores"][0]["name"] == "main"
+    assert document["endpoints"][0]["name"] == "extractive"
+
+
+# --- ingest ---------------------------------------------------------------------------------------------------------
+
+
+async def test_ingest_reports_each_failure_with_its_file(fakes: Fakes, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name in ("a.md", "bad.pdf", "c.txt", "empty.md"):
+        (folder / name).write_text("" if name == "empty.md" else name)
+    ended = await run("ingest", str(folder), "--readers", "tenant:*", environment=fakes.environment)
+    assert ended.code == 1
+    *failures, summary = ended.out.splitlines()
+    assert failures == [
+        "EMPTY\tempty.md\tThe file is empty.",
+        "ENCRYPTED\tbad.pdf\tThe document is protected by a password; remove it and send it again.",
+    ]
+    assert summary.endswith("2 documents failed: 1 EMPTY, 1 ENCRYPTED")
+    sent = [document for request in fakes.ingestion.requests for document in request.documents]
+    assert sorted(document.document_id for document in sent) == ["a.md", "bad.pdf", "c.txt"]
+    assert {tuple(document.access.readers) for document in sent} == {("tenant:*",)}
+
+
+async def test_ingest_without_readers_sends_none_and_says_so(fakes: Fakes, tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("a")
+    ended = await run("ingest", str(tmp_path / "a.md"), "-o", "json", environment=fakes.environment)
+    assert ended.code == 0
+    assert json.loads(ended.out)["results"][0]["document_id"] == "a.md"
+    assert not fakes.ingestion.requests[0].documents[0].HasField("access")
+    assert "no readers given" in ended.err
+
+
+async def test_ingest_bounds_its_batches_in_number_and_bytes(fakes: Fakes, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for n in range(300):
+        (folder / f"{n:03}.md").write_text("x")
+    for n in range(3):
+        (folder / f"large-{n}.md").write_text("x" * 5 * MIB)
+    ended = await run("ingest", str(folder), "-o", "json", environment=fakes.environment)
+    assert ended.code == 0
+    assert [result["path"] for result in json.loads(ended.out)["results"]] == sorted(
+        path.name for path in folder.iterdir()
+    )
+    sizes = [[len(document.content) for document in request.documents] for request in fakes.ingestion.requests]
+    assert sum(map(len, sizes)) == 303
+    assert max(map(len, sizes)) == 16
+    assert max(map(sum, sizes)) <= 8 * MIB
+
+
+async def test_ingest_waits_for_a_busy_service(fakes: Fakes, tmp_path: Path) -> None:
+    fakes.ingestion.busy = 3
+    (tmp_path / "a.md").write_text("a")
+    ended = await run("ingest", str(tmp_path / "a.md"), environment=fakes.environment)
+    assert ended.code == 0
+
+
+# --- the command line itself ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["frobnicate"], "No such command"),
+        (["ask"], "Missing argument"),
+        (["ask", "x", "--top-k", "many"], "--top-k"),
+        (["ask", "x", "--filter", "year"], "KEY=VALUE"),
+        (["ask", "x", "--address", "nowhere"], "HOST:PORT"),
+        (["ingest"], "nothing to ingest"),
+        (["ingest", "no-such-folder"], "is not there"),
+        (["ingest", ".", "--readers", "everybody"], "--readers cannot be used"),
+        (["serve", "everything"], "there is no service"),
+        (["--config", "no-such.toml", "status"], "no-such.toml: cannot be read"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_two(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli_main.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert told in shown.err
+
+
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GROUNDWIRE_QUERRY__TIMEOUT", "1")
+    assert cli_main.main(["status"]) == 2
+    assert capsys.readouterr().err == "error: GROUNDWIRE_QUERRY__TIMEOUT: no such setting\n"
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("demo", "up", "serve", "ingest", "ask", "search", "status", "doctor"):
+        assert cli_main.main([command, "--help"]) == 0
+        assert f"groundwire {command}" in capsys.readouterr().out
+    assert cli_main.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Exit codes" in shown
+    assert "_mesh" not in shown
+
+
+async def test_help_imports_nothing_that_takes_long() -> None:
+    code = (
+        "import sys, cli.main; cli.main.main(['--help']); "
+        "heavy = {'grpc', 'onnxruntime', 'chromadb', 'numpy', 'pydantic', 'services'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        code,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment({}),
+    )
+    _, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+
+
+async def test_a_reader_that_has_had_enough_is_no_error(fakes: Fakes) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "cli.main",
+        "ask",
+        "hotel?",
+        stdout=write,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(fakes.environment),
+    )
+    os.close(write)
+    _, err = await process.communicate()
+    assert err == b""
+    assert process.returncode == 1
+
+
+@pytest.fixture(autouse=True)
+def _plain_console(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    yield
