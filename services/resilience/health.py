@@ -39,16 +39,13 @@ class Watcher:
 
     async def next(self) -> ServingStatus | None:
         """Wait for a status that differs from the last one returned; None when the watch has ended."""
-        while True:
-            await self._filled.wait()
-            self._filled.clear()
-            if self._latest is not None and self._latest is not self._seen:
-                self._seen = self._latest
-                if self._closed:
-                    self._filled.set()
-                return self._seen
+        while self._latest is None or self._latest is self._seen:
             if self._closed:
                 return None
+            self._filled.clear()
+            await self._filled.wait()
+        self._seen = self._latest
+        return self._seen
 
 
 class HealthBoard:

@@ -6,7 +6,6 @@ holds a lock, so that one client that never reads can keep everybody else from l
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
@@ -30,7 +29,6 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # pu
 
     def __init__(self, board: HealthBoard) -> None:
         self._board = board
-        self._watches: set[asyncio.Task[object]] = set()
 
     async def Check(  # noqa: N802 - the protocol's name
         self, request: health_pb2.HealthCheckRequest, context: Context
@@ -61,22 +59,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # pu
             raise Unavailable("this server is shutting down", reason="DRAINING")
         if watcher is None:
             raise ResourceExhausted("too many health watchers", retry_after=5.0)
-        task = asyncio.current_task()
-        if task is not None:
-            self._watches.add(task)
         try:
             while (status := await watcher.next()) is not None:
                 yield health_pb2.HealthCheckResponse(status=_WIRE[status])
         finally:
             self._board.unwatch(request.service, watcher)
-            if task is not None:
-                self._watches.discard(task)
-
-    async def end_watches(self, patience: float) -> None:
-        """End all watches; those that still write after ``patience`` seconds (their client does not read) are cut."""
-        self._board.close_watchers()
-        if not self._watches:
-            return
-        _done, stuck = await asyncio.wait(tuple(self._watches), timeout=patience)
-        for task in stuck:
-            task.cancel()

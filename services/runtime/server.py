@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2_grpc
 from opentelemetry.trace import Tracer
 
 from interceptors._shapes import Call
+from interceptors.admission import Admission
 from interceptors.authentication import Authentication
 from interceptors.authorization import Authorization
 from interceptors.chain import Position, build
@@ -29,7 +30,7 @@ from interceptors.deadline import Deadline
 from interceptors.errors import Errors
 from interceptors.metrics import Metrics
 from interceptors.tracing import Tracing
-from services.corpus.errors import DeadlineExceeded, NotYetImplemented
+from services.corpus.errors import DeadlineExceeded, NotYetImplemented, Unavailable
 from services.resilience.health import HealthBoard, ServingStatus
 from services.runtime import health, reflection
 from services.runtime.identity import development_identity
@@ -41,6 +42,7 @@ from services.security.permissions import Authorizer, rule_table
 READINESS = "readiness"
 _READINESS_INTERVAL = 1.0
 _READINESS_TIMEOUT = 5.0
+_TIDY_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
 MIB = 1024 * 1024
@@ -81,7 +83,6 @@ class Server:
     def __post_init__(self) -> None:
         names = tuple(descriptor.full_name for descriptor in self.service.descriptors)
         self.board = HealthBoard(("", READINESS, *names))
-        self._health = health.HealthServicer(self.board)
         self._readiness: asyncio.Task[None] | None = None
         self._socket: Path | None = None
         self._server: grpc.aio.Server | None = None
@@ -116,8 +117,8 @@ class Server:
     async def drain(self, *, delay: float | None = None, grace: float | None = None) -> None:
         """Stop without losing an accepted call.
 
-        Health says NOT_SERVING, so that callers go elsewhere; after ``delay`` seconds no new call is accepted;
-        those in flight get ``grace`` seconds to end; then everything that the service held is closed.
+        Health says NOT_SERVING, so that callers go elsewhere; after ``delay`` seconds new calls are refused with
+        UNAVAILABLE; those in flight get ``grace`` seconds to end; then everything that the service held is closed.
         """
         server, self._server = self._server, None
         if server is None:
@@ -129,8 +130,16 @@ class Server:
         self.board.end()
         await asyncio.sleep(options.delay if delay is None else delay)
         # A watch never ends by itself: without this every drain would last as long as its grace.
-        await self._health.end_watches(patience=0.5)
-        await server.stop(options.grace if grace is None else grace)
+        self.board.close_watchers()
+        self._admission.close()
+        patience = options.grace if grace is None else grace
+        end = asyncio.get_running_loop().time() + patience
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._admission.idle(), patience)
+        await server.stop(max(0.0, end - asyncio.get_running_loop().time()))
+        # Handlers that were cancelled may still be tidying up with what is closed next.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._admission.idle(), _TIDY_SECONDS)
         try:
             await self.service.close()
         finally:
@@ -149,6 +158,11 @@ class Server:
         def cap(method: str) -> float | None:
             return None if method in watches or authorizer.is_open(method) else service.deadline_cap
 
+        self._admission = Admission(
+            exempt=authorizer.is_open,
+            endless=lambda method: method in watches,
+            refusal=lambda: Unavailable("this server is shutting down", reason="DRAINING"),
+        )
         chain = build(
             [
                 (Position.TRACING, Tracing(self.tracer, authorizer.is_open)),
@@ -160,19 +174,20 @@ class Server:
                     Authentication(development_identity(self.settings.development), authorizer.is_open),
                 ),
                 (Position.AUTHORIZATION, Authorization(authorizer.decide)),
+                (Position.ADMISSION, self._admission),
             ],
             _refuse_unknown,
         )
         server = grpc.aio.server(interceptors=[chain], options=_server_options(service.max_request_bytes))
         service.register(server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(self.board), server)
         if with_reflection:
             reflection.add_reflection([*(d.full_name for d in service.descriptors), health.SERVICE], server)
         return server
 
     def _prepare_socket(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.parent.stat().st_uid not in (0, os.getuid()):
+        if path.parent.stat().st_uid not in _trusted_owners():
             raise ConfigurationError(f"{self.service.name}: cannot listen on {path}: its directory is somebody else's")
         if path.exists():
             if not path.is_socket():
@@ -202,6 +217,10 @@ class Server:
 async def _refuse_unknown(_call: Call) -> None:
     # Authorization refuses unknown paths already; this is what remains if it ever would not.
     raise NotYetImplemented("no such method")
+
+
+def _trusted_owners() -> set[int]:
+    return {0, os.getuid()}
 
 
 def _answers(path: Path) -> bool:

@@ -114,7 +114,7 @@ def read_claims(claims: Mapping[str, Any], issuer: Issuer, now: float) -> Claims
     if "jti" in claims and not _matches(_TOKEN_ID, token_id):
         raise Refused(Refusal.TOKEN_ID)
     tenant = claims.get(issuer.tenant_claim)
-    if not is_tenant(tenant) or (issuer.tenants and tenant not in issuer.tenants):
+    if not isinstance(tenant, str) or not is_tenant(tenant) or (issuer.tenants and tenant not in issuer.tenants):
         raise Refused(Refusal.TENANT)
     if not is_subject(claims.get("sub")):
         raise Refused(Refusal.SUBJECT)
@@ -225,16 +225,15 @@ def _actors(claims: Mapping[str, Any], issuer: Issuer) -> tuple[str, ...]:
             raise Refused(Refusal.ACTOR)
         return ()
     actors: list[str] = []
-    actor = claims.get("act")
-    while actor is not None or not actors:
+    holder: Mapping[str, Any] = claims
+    while "act" in holder:
+        actor = holder["act"]
         if not isinstance(actor, dict) or not actor.keys() <= {"sub", "act"} or not is_actor(actor.get("sub")):
             raise Refused(Refusal.ACTOR)
         actors.append(actor["sub"])
-        if len(actors) > MAX_ACTORS:
-            raise Refused(Refusal.ACTOR)
-        if "act" not in actor:
-            break
-        actor = actor["act"] or False  # a present but empty actor is malformed, not the end of the chain
+        holder = actor
+    if not 0 < len(actors) <= MAX_ACTORS:
+        raise Refused(Refusal.ACTOR)
     return tuple(actors)
 
 

@@ -18,6 +18,8 @@ from services.security.refusal import Refusal, Refused
 
 MAX_TOKEN = 8192
 """Characters of the longest token; gRPC's whole metadata is limited to about as much."""
+MAX_OUTSIDE_TOKEN = 6144
+"""Characters of the longest token from outside: the mesh's own, derived from it, adds its chain of actors."""
 
 TOKEN_TYPES = frozenset({"at+jwt", "application/at+jwt"})
 _SEGMENTS = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
@@ -25,7 +27,7 @@ _KEY_ID = re.compile(r"[\x21-\x7e]{1,256}")
 # Extensions that must be understood (none is), and keys that a token would bring along for its own signature.
 _REFUSED_PARAMETERS = frozenset({"crit", "b64", "zip", "jku", "jwk", "x5u", "x5c"})
 # By length modulo 4: the last characters whose unused bits are zero. Others would spell the same bytes differently.
-_LAST = {0: None, 2: frozenset("AQgw"), 3: frozenset("AEIMQUYcgkosw048")}
+_LAST = {2: frozenset("AQgw"), 3: frozenset("AEIMQUYcgkosw048")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 def _decode(segment: str) -> bytes:
     rest = len(segment) % 4
-    if rest == 1 or (rest and segment[-1] not in (_LAST[rest] or ())):
+    if rest == 1 or (rest and segment[-1] not in _LAST[rest]):
         raise Refused(Refusal.MALFORMED)
     return binascii.a2b_base64(segment.translate(_TO_STANDARD) + "=" * (-rest % 4))
 

@@ -23,8 +23,8 @@ What shredding a tenant achieves, and what a backup must look like for it: see :
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -91,6 +91,10 @@ class WrappedKey:
     master_key_id: str
     wrapped: bytes = field(repr=False)
 
+    def context(self, tenant: str) -> dict[str, str]:
+        """What the wrapping is bound to: no wrapped key passes for another tenant's, or for one of another use."""
+        return {"tenant": tenant, "purpose": self.purpose.value, "number": str(self.number)}
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
@@ -107,6 +111,33 @@ class KeyRecord:
     def of(self, purpose: Purpose) -> tuple[WrappedKey, ...]:
         """The keys of one purpose, oldest first."""
         return tuple(key for key in self.keys if key.purpose is purpose)
+
+    def with_keys(self, purpose: Purpose, keys: Sequence[WrappedKey]) -> KeyRecord:
+        """The record with ``keys`` in the place of its keys of one purpose."""
+        others = (key for key in self.keys if key.purpose is not purpose)
+        return replace(self, keys=tuple(sorted((*others, *keys), key=lambda key: (key.purpose.value, key.number))))
+
+
+@dataclass(frozen=True, slots=True)
+class ShredReceipt:
+    """What a shredding destroyed. Times are seconds since the epoch.
+
+    Copies of the key store from before ``shred_time`` can still be opened with the master keys ``master_key_ids``,
+    until those are destroyed as well.
+    """
+
+    tenant: str
+    shred_time: float
+    keys_destroyed: int
+    master_key_ids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RewrapProgress:
+    """How far :meth:`Keyring.rewrap_all <services.security.keyring.Keyring.rewrap_all>` came: tenants looked at in this pass, and re-wrapped altogether."""
+
+    checked: int
+    rewrapped: int
 
 
 class MasterKey(Protocol):

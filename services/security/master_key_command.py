@@ -22,7 +22,7 @@ from services.security.master_keys import SecretMasterKey, encode_context, pack,
 _COMMAND = 2
 _DIGEST_BYTES = 32
 _LONGEST_ANSWER = 64 * 1024
-_ARGUMENTS = "the master key command"
+_COMMAND_NAME = "the master key command"
 
 
 def printed_master_key(argv: Sequence[str], *, timeout: float = 10.0) -> SecretMasterKey:
@@ -84,16 +84,16 @@ class CommandMasterKey:
         try:
             answer = json.loads(_run(self._argv, json.dumps(request).encode(), self._timeout))
         except (ValueError, RecursionError):
-            raise MasterKeyUnavailable(f"{_ARGUMENTS} gave no proper answer") from None
+            raise MasterKeyUnavailable(f"{_COMMAND_NAME} gave no proper answer") from None
         if not isinstance(answer, dict):
-            raise MasterKeyUnavailable(f"{_ARGUMENTS} gave no proper answer")
+            raise MasterKeyUnavailable(f"{_COMMAND_NAME} gave no proper answer")
         return answer
 
 
 def _key_id(answer: Mapping[str, object]) -> str:
     key_id = answer.get("key_id")
     if not isinstance(key_id, str) or not 0 < len(key_id.encode("utf-8", "replace")) <= 255:
-        raise MasterKeyUnavailable(f"{_ARGUMENTS} named no key")
+        raise MasterKeyUnavailable(f"{_COMMAND_NAME} named no key")
     return key_id
 
 
@@ -101,7 +101,7 @@ def _data(answer: Mapping[str, object]) -> bytes:
     try:
         return base64.b64decode(str(answer["data"]), validate=True)
     except (KeyError, ValueError, binascii.Error):
-        raise MasterKeyUnavailable(f"{_ARGUMENTS} gave no data") from None
+        raise MasterKeyUnavailable(f"{_COMMAND_NAME} gave no data") from None
 
 
 def _run(argv: Sequence[str], request: bytes, timeout: float) -> bytes:
@@ -114,22 +114,19 @@ def _run(argv: Sequence[str], request: bytes, timeout: float) -> bytes:
             start_new_session=True,
         )
     except (OSError, ValueError):
-        raise MasterKeyUnavailable(f"{_ARGUMENTS} cannot be run") from None
+        raise MasterKeyUnavailable(f"{_COMMAND_NAME} cannot be run") from None
     with process:
         try:
             answer, _ = process.communicate(request, timeout)
-        except subprocess.TimeoutExpired:
-            raise MasterKeyUnavailable(f"{_ARGUMENTS} did not answer in time") from None
-        finally:
-            _end_group(process)
+        except BaseException as error:
+            # A child of the command may hold its pipes. The group is ours alone, and its leader not yet reaped.
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise MasterKeyUnavailable(f"{_COMMAND_NAME} did not answer in time") from None
+            raise
     if process.returncode != 0:
-        raise MasterKeyUnavailable(f"{_ARGUMENTS} failed")
+        raise MasterKeyUnavailable(f"{_COMMAND_NAME} failed")
     if len(answer) > _LONGEST_ANSWER:
-        raise MasterKeyUnavailable(f"{_ARGUMENTS} gave no proper answer")
+        raise MasterKeyUnavailable(f"{_COMMAND_NAME} gave no proper answer")
     return answer
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    # A child of the command may outlive it and hold the pipes; the group is ours alone (a session of its own).
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)

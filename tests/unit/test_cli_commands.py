@@ -8,7 +8,7 @@ import json
 import os
 import pty
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -248,7 +248,17 @@ class FakeRetrieval(retrieval_rpc.RetrievalServiceServicer):
 
 
 class FakeGeneration(generation_rpc.GenerationServiceServicer):
-    """Has one endpoint."""
+    """Has one endpoint, and writes nothing."""
+
+    async def Generate(  # noqa: N802
+        self, request: generation_pb.GenerateRequest, context: Any
+    ) -> generation_pb.GenerateResponse:
+        raise Unavailable("not here")
+
+    def StreamGenerate(  # noqa: N802
+        self, request: generation_pb.GenerateRequest, context: Any
+    ) -> AsyncIterator[generation_pb.GenerateEvent]:
+        raise Unavailable("not here")
 
     async def ListEndpoints(  # noqa: N802
         self, request: generation_pb.ListEndpointsRequest, context: Any
@@ -576,8 +586,7 @@ async def test_a_reader_that_has_had_enough_is_no_error(fakes: Fakes) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _plain_console(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _plain_console(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    yield

@@ -33,7 +33,7 @@ from services.runtime.status import CODES, code_of, from_rpc_error, reasons
 from tests.serving import Serving, call, echo_service, ended, path
 
 
-def subclasses(kind: type) -> Iterator[type]:
+def subclasses(kind: type[GroundwireError]) -> Iterator[type[GroundwireError]]:
     for child in kind.__subclasses__():
         yield child
         yield from subclasses(child)

@@ -1,0 +1,79 @@
+"""Lets calls in while the server takes any, and knows how many are running."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from interceptors._shapes import Call
+
+
+class Admission:
+    """Admits calls until :meth:`close`, then refuses them with what ``refusal`` makes.
+
+    gRPC's own shutdown drops calls that arrive at its very moment with CANCELLED, which no client tries again, and
+    returns before the handlers that it cancelled have ended. ``exempt`` names the methods (health checks) that are
+    neither refused nor counted; ``endless`` those that would not end by themselves: closing ends them with the same
+    refusal, so that their callers go on elsewhere.
+    """
+
+    def __init__(
+        self, *, exempt: Callable[[str], bool], endless: Callable[[str], bool], refusal: Callable[[], Exception]
+    ) -> None:
+        self._exempt = exempt
+        self._endless = endless
+        self._refusal = refusal
+        self._running = 0
+        self._watches: set[asyncio.Timeout] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+
+    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """Count the call while it runs, or refuse it."""
+        return self._admitted(call)
+
+    def close(self) -> None:
+        """Admit no more calls and end the endless ones."""
+        self._closed = True
+        for watch in self._watches:
+            watch.reschedule(0)  # in the past of the loop's clock: now
+
+    async def idle(self) -> None:
+        """Wait until no admitted call is running."""
+        await self._idle.wait()
+
+    @asynccontextmanager
+    async def _admitted(self, call: Call) -> AsyncIterator[None]:
+        if self._exempt(call.method):
+            yield
+            return
+        if self._closed:
+            raise self._refusal()
+        self._running += 1
+        self._idle.clear()
+        try:
+            if self._endless(call.method):
+                async with self._until_closed():
+                    yield
+            else:
+                yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    @asynccontextmanager
+    async def _until_closed(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(None) as watch:
+                self._watches.add(watch)
+                try:
+                    yield
+                finally:
+                    self._watches.discard(watch)
+        except TimeoutError as error:
+            if not watch.expired():
+                raise
+            raise self._refusal() from error

@@ -1,0 +1,199 @@
+"""Bearer tokens: from the ``authorization`` metadata to the caller they prove.
+
+JWT access tokens (RFC 9068) under the rules of RFC 8725. PyJWT does the cryptography; taking tokens apart and judging
+their claims is done here, by one strict parser, because PyJWT's defaults accept what the RFCs forbid and its errors
+quote the token. Whatever is wrong, the caller gets the same :class:`~services.corpus.errors.Unauthenticated`, which
+carries neither cause nor context; why goes to a callable, as a :class:`~services.security.refusal.Refusal`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.corpus.errors import FailedPrecondition, Unauthenticated
+from services.corpus.principal import Caller
+from services.security.claims import Claims, Issuer, read_claims
+from services.security.compact import MAX_OUTSIDE_TOKEN, MAX_TOKEN, Compact, parse_compact
+from services.security.permissions import DEFAULT_ROLES, permissions_of
+from services.security.refusal import Refusal, Refused
+
+# RFC 6750 §2.1; one space, since no client sends more.
+_AUTHORIZATION = re.compile(r"bearer ([A-Za-z0-9._~+/\-]+=*)", re.IGNORECASE | re.ASCII)
+
+
+class RevocationView(Protocol):
+    """What is revoked, as seen by who checks tokens."""
+
+    @property
+    def generation(self) -> int:
+        """Grows with every revocation that becomes known."""
+
+    def covers(self, claims: Claims) -> bool:
+        """Whether the token that says ``claims`` is void."""
+
+    def is_current(self) -> bool:
+        """Whether what is known is recent enough to go by."""
+
+    async def catch_up(self) -> None:
+        """Try to become current, within a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """An accepted token: the caller that it proves, and what it said."""
+
+    caller: Caller
+    claims: Claims
+
+
+@dataclass(slots=True)
+class _Accepted:
+    verified: VerifiedToken
+    issuer: Issuer
+    keys_generation: int
+    revocations_generation: int
+
+
+class TokenVerifier:
+    """Verifies tokens of a fixed set of issuers. Belongs to one event loop.
+
+    Accepted tokens are remembered by their SHA-256, ``cache_size`` of them, the least recently used going first. A
+    remembered token is accepted again without looking at its signature until it expires, its issuer's keys change, or
+    a revocation covers it. Refused ones are not remembered: an attacker can make up any number of them.
+    """
+
+    def __init__(
+        self,
+        issuers: Iterable[Issuer],
+        revocations: RevocationView,
+        *,
+        roles: Mapping[str, frozenset[str]] = DEFAULT_ROLES,
+        on_refusal: Callable[[Refusal], None] = lambda _reason: None,
+        clock: Callable[[], float] = time.time,
+        cache_size: int = 8192,
+    ) -> None:
+        """FailedPrecondition if two issuers have one name. ``clock`` gives Unix time in seconds."""
+        listed = list(issuers)
+        self._issuers = {issuer.name: issuer for issuer in listed}
+        if len(self._issuers) != len(listed):
+            raise FailedPrecondition("each issuer can be configured once")
+        self._revocations = revocations
+        self._roles = roles
+        self._on_refusal = on_refusal
+        self._clock = clock
+        self._cache_size = cache_size
+        self._accepted: OrderedDict[bytes, _Accepted] = OrderedDict()
+
+    async def authenticate(self, values: Sequence[str]) -> VerifiedToken:
+        """The token in the values of a call's ``authorization`` metadata; Unauthenticated unless it is acceptable."""
+        try:
+            return await self._verify(_bearer(values))
+        except Refused as refused:
+            reason = refused.reason
+        except Exception:  # noqa: BLE001 - an unforeseen error may quote the token, and must not let anybody in
+            reason = Refusal.UNEXPECTED
+        # Outside of the handlers, so that no context hangs on it; and a traceback shows no token among its locals.
+        del values
+        self._on_refusal(reason)
+        raise Unauthenticated
+
+    async def verify(self, token: str) -> VerifiedToken:
+        """Like :meth:`authenticate`, for a token that stands alone."""
+        return await self.authenticate((f"Bearer {token}",))
+
+    async def _verify(self, token: str) -> VerifiedToken:
+        if not self._revocations.is_current():
+            await self._revocations.catch_up()
+            if not self._revocations.is_current():
+                raise Refused(Refusal.REVOCATIONS_UNKNOWN)
+        digest = hashlib.sha256(token.encode("ascii")).digest()
+        return self._recall(digest) or await self._examine(token, digest)
+
+    def _recall(self, digest: bytes) -> VerifiedToken | None:
+        entry = self._accepted.get(digest)
+        if entry is None:
+            return None
+        claims = entry.verified.claims
+        if entry.keys_generation != entry.issuer.keys.generation or self._clock() >= claims.valid_until:
+            del self._accepted[digest]
+            return None
+        generation = self._revocations.generation
+        if entry.revocations_generation != generation:
+            if self._revocations.covers(claims):
+                del self._accepted[digest]
+                raise Refused(Refusal.REVOKED)
+            entry.revocations_generation = generation
+        self._accepted.move_to_end(digest)
+        return entry.verified
+
+    async def _examine(self, token: str, digest: bytes) -> VerifiedToken:
+        compact = parse_compact(token)
+        issuer = self._issuer(compact.claims.get("iss"))
+        if compact.algorithm != issuer.algorithm.value:
+            raise Refused(Refusal.ALGORITHM)
+        if len(token) > MAX_OUTSIDE_TOKEN and not issuer.mesh:
+            raise Refused(Refusal.MALFORMED)
+        # Before the signature: a token that expired together with its key must not cause a fetch of keys.
+        claims = read_claims(compact.claims, issuer, self._clock())
+        keys_generation = await self._check_signature(compact, issuer)
+        # Nothing is awaited from here on, so that what is checked now still holds when it is remembered.
+        if self._clock() >= claims.valid_until:
+            raise Refused(Refusal.EXPIRED)
+        if self._revocations.covers(claims):
+            raise Refused(Refusal.REVOKED)
+        verified = VerifiedToken(self._caller(claims), claims)
+        self._accepted[digest] = _Accepted(verified, issuer, keys_generation, self._revocations.generation)
+        while len(self._accepted) > self._cache_size:
+            self._accepted.popitem(last=False)
+        return verified
+
+    def _issuer(self, name: object) -> Issuer:
+        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
+            raise Refused(Refusal.ISSUER)
+        return issuer
+
+    async def _check_signature(self, compact: Compact, issuer: Issuer) -> int:
+        key = issuer.keys.find(compact.key_id) or await issuer.keys.look_again(compact.key_id)
+        # The generation that the key belongs to: nothing was awaited since it was found.
+        generation = issuer.keys.generation
+        if key is None or key.algorithm is not issuer.algorithm:
+            raise Refused(Refusal.KEY)
+        if not key.verifies(compact.signing_input, compact.signature):
+            raise Refused(Refusal.SIGNATURE)
+        return generation
+
+    def _caller(self, claims: Claims) -> Caller:
+        return Caller(
+            tenant=claims.tenant,
+            subject=claims.subject,
+            groups=claims.groups,
+            permissions=permissions_of(claims.roles, self._roles),
+            acting_service=claims.actors[0] if claims.actors else "",
+        )
+
+
+def bearer_token(values: Sequence[str]) -> str:
+    """The one bearer token among the values of the ``authorization`` metadata; Unauthenticated otherwise."""
+    try:
+        return _bearer(values)
+    except Refused:
+        del values
+    raise Unauthenticated
+
+
+def _bearer(values: Sequence[str]) -> str:
+    if len(values) != 1:
+        raise Refused(Refusal.SEVERAL if values else Refusal.MISSING)
+    if len(values[0]) > MAX_TOKEN + len("Bearer "):
+        raise Refused(Refusal.MALFORMED)
+    found = _AUTHORIZATION.fullmatch(values[0])
+    if found is None:
+        raise Refused(Refusal.SCHEME)
+    return found[1]

@@ -1,0 +1,402 @@
+"""Taking documents in: every document has a fate of its own, and a version is visible whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from services.corpus.document import MediaType
+from services.corpus.errors import (
+    DataLoss,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    GroundwireError,
+    ResourceExhausted,
+    Unavailable,
+)
+from services.corpus.principal import Access
+from services.ingestion.ingestion import Draft, Failure, IngestionLimits, Outcome
+from services.ingestion.library import CollectionChanges
+from services.ingestion.parsed import FailureReason, ParseFailure
+from services.vectorstores.ports import Partition
+from tests.serving import until
+from tests.support.ingestion import ADMIN, ALICE, BOB, SMALL, TENANT, FailingParser, World
+
+EVERYBODY = Access(frozenset({"tenant:*"}))
+GOOD = Draft(b"Good news for all.", document_id="good")
+LONG = b"The first paragraph stands here.\n\nThe second one stands below.\n\nAnd a third one."
+
+
+def fates(outcomes: list[Outcome]) -> list[str | None]:
+    return [outcome.reason for outcome in outcomes]
+
+
+async def test_a_document_is_taken_in_whole() -> None:
+    world = World()
+    (outcome,) = await world.ingest(Draft(LONG, document_id="a", title="News", uri="a.txt", metadata={"lang": "en"}))
+    assert (outcome.index, outcome.document_id, outcome.version, outcome.reason) == (0, "a", 1, None)
+    assert outcome.chunks == 3
+    document = await world.document("a")
+    assert document is not None
+    assert (document.title, document.uri, document.metadata) == ("News", "a.txt", {"lang": "en"})
+    assert (document.media_type, document.owner) == (MediaType.TEXT, "user:alice")
+    assert document.content_sha256 == hashlib.sha256(LONG).hexdigest()
+    for passage in await world.passages("a"):
+        assert LONG.decode()[passage.start : passage.end] == passage.text
+
+
+async def test_without_an_id_the_same_contents_are_the_same_document() -> None:
+    world = World()
+    (first,) = await world.ingest(Draft(LONG))
+    (second,) = await world.ingest(Draft(LONG))
+    assert first.document_id == second.document_id == f"doc-{hashlib.sha256(LONG).hexdigest()[:32]}"
+    assert (first.unchanged, second.unchanged, second.version) == (False, True, 1)
+    assert await world.ingest() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "unchanged"),
+    [
+        (Draft(LONG), True),
+        (Draft(LONG, title="News"), True),
+        (Draft(LONG + b" More."), False),
+        (Draft(LONG, title="Olds"), False),
+        (Draft(LONG, uri="elsewhere"), False),
+        (Draft(LONG, metadata={"lang": "de"}), False),
+        (Draft(LONG, access=EVERYBODY), False),
+    ],
+)
+async def test_only_a_difference_makes_a_new_version(change: Draft, unchanged: bool) -> None:
+    world = World()
+    await world.ingest(Draft(LONG, document_id="a", title="News"))
+    world.faults.log.clear()
+    (outcome,) = await world.ingest(replace(change, document_id="a"))
+    assert (outcome.unchanged, outcome.version) == (unchanged, 1 if unchanged else 2)
+    assert ("upsert_chunks" in world.faults.log) is not unchanged
+    assert outcome.chunks > 0
+
+
+async def test_a_new_version_replaces_the_old_one_and_its_chunks_go() -> None:
+    world = World()
+    await world.ingest(Draft(LONG, document_id="a"))
+    (outcome,) = await world.ingest(Draft(b"Short.", document_id="a"))
+    assert (outcome.version, outcome.chunks) == (2, 1)
+    assert await world.text("a") == "Short."
+    assert await world.store.count_chunks(Partition(TENANT, "default")) == 1
+
+
+async def test_old_chunks_that_cannot_be_removed_do_no_harm() -> None:
+    world = World()
+    await world.ingest(Draft(LONG, document_id="a"))
+    world.faults.fail("delete_chunks", Unavailable("away"))
+    (outcome,) = await world.ingest(Draft(b"Second.", document_id="a"))
+    assert (outcome.version, outcome.reason) == (2, None)
+    assert await world.store.count_chunks(Partition(TENANT, "default")) == 4
+    await world.ingest(Draft(b"Third.", document_id="a"))
+    assert await world.store.count_chunks(Partition(TENANT, "default")) == 1
+
+
+# --- isolation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reason", FailureReason)
+async def test_a_document_that_cannot_be_parsed_fails_alone(reason: FailureReason) -> None:
+    world = World(parser=FailingParser(ParseFailure(reason, "Why and what to do.", detail="secret")))
+    outcomes = await world.ingest(Draft(b"bad", document_id="bad"), GOOD, Draft(b"bad too", document_id="worse"))
+    assert fates(outcomes) == [reason.value, None, reason.value]
+    assert outcomes[0].message == "Why and what to do."
+    assert outcomes[0].retryable == reason.transient
+    assert [outcome.index for outcome in outcomes] == [0, 1, 2]
+    assert await world.document("bad") is None
+    assert await world.text("good") == "Good news for all."
+
+
+async def test_real_contents_fail_for_real_reasons() -> None:
+    world = World(limits=IngestionLimits(max_document_bytes=1024 * 1024, chunks=SMALL))
+    outcomes = await world.ingest(
+        Draft(b""),
+        Draft(b"%PDF-1.4 broken"),
+        Draft(b"\x89PNG\r\n"),
+        Draft(b"x" * (1024 * 1024 + 1)),
+        GOOD,
+        Draft(b"fine", violations=(FieldViolation("documents[5].title", "too long"),)),
+    )
+    assert fates(outcomes) == ["empty", "malformed", "unsupported_media_type", "too_large", None, "invalid_field"]
+    assert "1 MiB" in outcomes[3].message
+    assert outcomes[0].document_id == ""
+    assert outcomes[5].violations == (FieldViolation("documents[5].title", "too long"),)
+
+
+@pytest.mark.parametrize(
+    ("operation", "reason"),
+    [
+        ("get_document", Failure.STORE_UNAVAILABLE),
+        ("plan_version", Failure.STORE_UNAVAILABLE),
+        ("embed_passages", Failure.EMBEDDER_UNAVAILABLE),
+        ("upsert_chunks", Failure.STORE_UNAVAILABLE),
+        ("upsert_chunks done", Failure.STORE_UNAVAILABLE),
+        ("activate_version", Failure.STORE_UNAVAILABLE),
+        ("activate_version done", Failure.STORE_UNAVAILABLE),
+    ],
+)
+@pytest.mark.parametrize("error", [Unavailable("a"), DeadlineExceeded("b"), ResourceExhausted("c")])
+async def test_what_does_not_answer_is_worth_another_try(
+    operation: str, reason: Failure, error: GroundwireError
+) -> None:
+    world = World()
+    await world.ingest(Draft(LONG, document_id="a"))
+    world.faults.fail(operation, error)
+    (outcome,) = await world.ingest(Draft(b"Second.", document_id="a"))
+    assert (outcome.reason, outcome.retryable, outcome.version) == (reason.value, True, 0)
+    assert "try again" in outcome.message
+    await world.assert_consistent()
+    # Only a catalog that acted and did not say so can have made the new version visible.
+    expected = "Second." if operation == "activate_version done" else LONG.decode().replace("\n\n", " ")
+    assert await world.text("a") == expected
+    (again,) = await world.ingest(Draft(b"Second.", document_id="a"))
+    assert again.reason is None
+    assert await world.text("a") == "Second."
+
+
+@pytest.mark.parametrize("operation", ["get_document", "plan_version", "embed_passages", "upsert_chunks"])
+@pytest.mark.parametrize("error", [FailedPrecondition("Run the remedy."), DataLoss("Restore it.")])
+async def test_what_refuses_is_not_worth_another_try_and_names_the_remedy(
+    operation: str, error: GroundwireError
+) -> None:
+    world = World()
+    world.faults.fail(operation, error)
+    (outcome,) = await world.ingest(GOOD)
+    assert (outcome.retryable, outcome.version) == (False, 0)
+    assert outcome.message.endswith(error.message)
+
+
+async def test_a_defect_is_one_documents_and_says_nothing_of_itself() -> None:
+    world = World(parser=FailingParser(RuntimeError("/etc/passwd")))
+    outcomes = await world.ingest(Draft(b"bad"), GOOD)
+    assert fates(outcomes) == ["internal", None]
+    assert "/etc" not in outcomes[0].message
+
+
+async def test_every_failure_is_reachable() -> None:
+    """The other tests here show how; this one counts, so that a new reason needs a new test."""
+    assert {failure.name for failure in Failure} == {
+        "TOO_LARGE",
+        "INVALID_FIELD",
+        "EMBEDDER_UNAVAILABLE",
+        "STORE_UNAVAILABLE",
+        "PERMISSION_DENIED",
+        "INTERNAL",
+        "NOT_REACHED",
+    }
+
+
+# --- time, cancellation ----------------------------------------------------------------------------------------------
+
+
+async def test_documents_that_are_late_are_given_up_and_the_others_are_told() -> None:
+    world = World()
+    event = world.faults.hold("activate_version")
+    outcomes = await world.ingest(Draft(b"", document_id="empty"), GOOD, patience=0.2)
+    assert fates(outcomes) == ["empty", "not_reached"]
+    assert (outcomes[1].document_id, outcomes[1].retryable, outcomes[1].version) == ("good", True, 0)
+    assert await world.document("good") is None
+    event.set()
+    assert fates(await world.ingest(GOOD, patience=60)) == [None]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "get_document",
+        "plan_version",
+        "embed_passages",
+        "upsert_chunks",
+        "upsert_chunks done",
+        "activate_version",
+        "delete_chunks",
+    ],
+)
+async def test_a_cancelled_call_leaves_one_version_or_the_other(operation: str) -> None:
+    world = World()
+    await world.ingest(Draft(LONG, document_id="a"))
+    event = world.faults.hold(operation)
+    task = asyncio.create_task(world.ingest(Draft(b"Second.", document_id="a"), Draft(b"Another.", document_id="b")))
+    await until(lambda: operation in world.faults.held)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await world.assert_consistent()
+    assert await world.text("a") in ("Second.", LONG.decode().replace("\n\n", " "))
+    event.set()
+    assert (
+        fates(await world.ingest(Draft(b"Second.", document_id="a"), Draft(b"Another.", document_id="b"))) == [None] * 2
+    )
+    assert (await world.text("a"), await world.text("b")) == ("Second.", "Another.")
+    await world.ingestor.close()
+
+
+# --- versions that overtake each other -------------------------------------------------------------------------------
+
+
+async def test_the_last_of_one_batch_is_current() -> None:
+    world = World()
+    drafts = [Draft(f"Number {i}.".encode(), document_id="a") for i in range(8)]
+    outcomes = await world.ingest(*drafts)
+    assert [outcome.version for outcome in outcomes] == list(range(1, 9))
+    assert await world.text("a") == "Number 7."
+    assert await world.store.count_chunks(Partition(TENANT, "default")) == 1
+
+
+async def test_concurrent_batches_never_lose_the_newest_version() -> None:
+    world = World()
+    batches = [[Draft(f"Text {batch} of {name}.".encode(), document_id=name) for name in "abc"] for batch in range(6)]
+    results = await asyncio.gather(*(world.ingest(*batch) for batch in batches))
+    for place, name in enumerate("abc"):
+        versions = {result[place].version: number for number, result in enumerate(results)}
+        assert sorted(versions) == [1, 2, 3, 4, 5, 6]
+        assert await world.text(name) == f"Text {versions[6]} of {name}."
+    assert await world.store.count_chunks(Partition(TENANT, "default")) == 3
+
+
+async def test_a_version_of_another_process_that_was_faster_stays() -> None:
+    world = World()
+    event = world.faults.hold("activate_version")
+    task = asyncio.create_task(world.ingest(Draft(b"Slow.", document_id="a")))
+    await until(lambda: "activate_version" in world.faults.held)
+    # The other process: the same catalog and store, locks of its own.
+    other = World()
+    other.faults, other.catalog, other.store = world.faults, world.catalog, world.store
+    other = _beside(world)
+    event.set()
+    (fast,) = await other.ingest(Draft(b"Fast.", document_id="a"))
+    (slow,) = await task
+    assert {fast.version, slow.version} <= {1, 2}
+    current = await world.document("a")
+    assert current is not None
+    assert current.version == 2
+    assert await world.text("a") == "Fast."
+    assert await world.store.count_chunks(Partition(TENANT, "default")) == 1
+
+
+async def test_a_version_that_was_overtaken_or_deleted_leaves_nothing_behind() -> None:
+    for deleted in (False, True):
+        world = World()
+        await world.ingest(Draft(b"First.", document_id="a"))
+        event = world.faults.hold("upsert_chunks")
+        task = asyncio.create_task(world.ingest(Draft(LONG, document_id="a")))
+        await until(lambda world=world: "upsert_chunks" in world.faults.held)  # type: ignore[misc]
+        if deleted:
+            assert await world.catalog.mark_deleted(TENANT, "default", "a")
+            await world.store.delete_chunks(Partition(TENANT, "default"), "a")
+        else:
+            current = await world.document("a")
+            assert current is not None
+            plan = await world.catalog.plan_version(TENANT, "default", "a", current.access)
+            assert await world.catalog.activate_version(replace(current, version=plan.version))
+        event.set()
+        (outcome,) = await task
+        assert outcome.reason is None
+        assert outcome.version == (2 if deleted else 3)
+        assert await world.store.count_chunks(Partition(TENANT, "default")) == 0
+
+
+def _beside(world: World) -> World:
+    """Another process's ingestion over the same catalog and store."""
+    from services.ingestion.ingestion import Ingestor
+    from services.ingestion.library import Library
+
+    other = World()
+    other.catalog, other.store, other.faults = world.catalog, world.store, world.faults
+    other.ingestor = Ingestor(
+        catalog=world.catalog, parser=world.parser, embedder=world.embedder, store=world.store, limits=world.limits
+    )
+    other.library = Library(world.catalog, world.store, world.embedder.model)
+    return other
+
+
+# --- access ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("access", [None, EVERYBODY])
+async def test_somebody_elses_document_cannot_be_replaced(access: Access | None) -> None:
+    world = World()
+    await world.ingest(Draft(LONG, document_id="a", access=access))
+    outcomes = await world.ingest(Draft(b"Mine now.", document_id="a"), Draft(b"My own.", document_id="b"), caller=BOB)
+    assert fates(outcomes) == ["permission_denied", None]
+    assert (outcomes[0].retryable, outcomes[0].version) == (False, 0)
+    assert "alice" not in outcomes[0].message
+    document = await world.document("a")
+    assert document is not None
+    assert (document.owner, document.version) == ("user:alice", 1)
+
+
+async def test_an_administrator_may_replace_and_a_deleted_id_is_free() -> None:
+    world = World()
+    await world.ingest(Draft(LONG, document_id="a"))
+    assert fates(await world.ingest(Draft(b"By root.", document_id="a"), caller=ADMIN)) == [None]
+    await world.catalog.mark_deleted(TENANT, "default", "a")
+    (outcome,) = await world.ingest(Draft(b"By Bob.", document_id="a"), caller=BOB)
+    assert (outcome.reason, outcome.version) == (None, 3)
+    document = await world.document("a")
+    assert document is not None
+    assert document.owner == "user:bob"
+
+
+async def test_readers_are_the_documents_then_the_collections_then_the_owner() -> None:
+    world = World()
+    own, shared = Access(frozenset({"user:carol"})), Access(frozenset({"group:hr"}))
+
+    async def readers(document_id: str, access: Access | None) -> frozenset[str]:
+        await world.ingest(Draft(document_id.encode(), document_id=document_id, access=access))
+        document = await world.document(document_id)
+        assert document is not None
+        return document.access.readers
+
+    assert await readers("a", None) == {"user:alice"}
+    assert await readers("b", own) == own.readers
+    assert await readers("nobody", Access(frozenset())) == frozenset()
+    await world.library.update_collection(ALICE, "default", CollectionChanges(default_access=shared))
+    assert await readers("c", None) == shared.readers
+    assert await readers("d", own) == own.readers
+    # An empty set of default readers is a decision too: nobody, not the owner.
+    await world.library.update_collection(ALICE, "default", CollectionChanges(default_access=Access(frozenset())))
+    assert await readers("e", None) == frozenset()
+
+
+async def test_chunks_carry_the_number_of_their_readers() -> None:
+    world = World()
+    await world.ingest(Draft(LONG, document_id="a", access=Access(frozenset({"group:hr"}))))
+    document = await world.document("a")
+    assert document is not None
+    numbers = {chunk.reader_set for chunk in await world.chunks(document)}
+    assert numbers == await world.catalog.reader_sets(TENANT, BOB.principals)
+    assert not numbers & await world.catalog.reader_sets(TENANT, ALICE.principals)
+
+
+@pytest.mark.parametrize("other", [{"embedding_model": "older"}, {"dimension": 3}])
+async def test_another_embedding_model_is_refused_with_the_remedy(other: dict[str, object]) -> None:
+    world = World()
+    change: Callable[..., object] = replace
+    collection = change(await world.collection(), **other)
+    with pytest.raises(FailedPrecondition, match="groundwire reindex default") as caught:
+        await world.ingestor.ingest(ALICE, collection, [GOOD])  # type: ignore[arg-type]
+    assert caught.value.reason == "EMBEDDING_MISMATCH"
+    assert caught.value.metadata["service_model"] == "hashing-16"
+    assert "upsert_chunks" not in world.faults.log
+
+
+async def test_documents_in_flight_are_bounded() -> None:
+    world = World(limits=IngestionLimits(in_flight=2, chunks=SMALL))
+    event = world.faults.hold("embed_passages")
+    task = asyncio.create_task(world.ingest(*(Draft(f"Text {i}.".encode()) for i in range(9))))
+    await until(lambda: world.faults.log.count("embed_passages") == 2)
+    # All others have been looked up and wait for a slot.
+    await until(lambda: world.faults.log.count("get_document") == 9)
+    assert world.faults.log.count("plan_version") == 2
+    event.set()
+    assert fates(await task) == [None] * 9
