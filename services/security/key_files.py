@@ -38,7 +38,8 @@ def read_private(path: Path) -> tuple[bytes, os.stat_result]:
     Symbolic links are followed: that is how orchestrators mount secrets. What counts is the mode of the file itself.
     """
     while True:
-        with path.open("rb") as file:
+        # Without waiting for the other end of a pipe, should it be one.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             _require_private(status)
             content = file.read()

@@ -20,15 +20,20 @@ from services.security.key_files import ensure_private_directory, ensure_private
 _T = TypeVar("_T")
 _FORMAT = 1
 _BUSY_SECONDS = 10.0
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS records (tenant TEXT PRIMARY KEY, generation INTEGER NOT NULL, shred_time REAL) STRICT",
-    "CREATE TABLE IF NOT EXISTS wrapped_keys (tenant TEXT NOT NULL, purpose TEXT NOT NULL, number INTEGER NOT NULL,"
-    " create_time REAL NOT NULL, master_key_id TEXT NOT NULL, wrapped BLOB NOT NULL,"
-    " PRIMARY KEY (tenant, purpose, number)) STRICT",
-    "CREATE TABLE IF NOT EXISTS checkpoints (tenant TEXT NOT NULL, task TEXT NOT NULL, state TEXT NOT NULL,"
-    " PRIMARY KEY (tenant, task)) STRICT",
-    f"PRAGMA user_version = {_FORMAT}",
-)
+_SCHEMA = f"""
+CREATE TABLE records (tenant TEXT PRIMARY KEY, generation INTEGER NOT NULL, shred_time REAL) STRICT;
+CREATE TABLE wrapped_keys (
+    tenant TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    create_time REAL NOT NULL,
+    master_key_id TEXT NOT NULL,
+    wrapped BLOB NOT NULL,
+    PRIMARY KEY (tenant, purpose, number)
+) STRICT;
+CREATE TABLE checkpoints (tenant TEXT NOT NULL, task TEXT NOT NULL, state TEXT NOT NULL, PRIMARY KEY (tenant, task)) STRICT;
+PRAGMA user_version = {_FORMAT};
+"""
 
 
 class MemoryKeyStore:
@@ -117,7 +122,8 @@ class SqliteKeyStore:
             if found not in {0, _FORMAT}:
                 raise FailedPrecondition(f"the key store has format {found}, this release reads format {_FORMAT}")
             if found == 0:
-                for statement in _SCHEMA:
+                # Not executescript: that would commit first, and let another process in.
+                for statement in _SCHEMA.split(";"):
                     connection.execute(statement)
 
         self._transact(create)

@@ -89,11 +89,12 @@ class Keyring:
         keys = self._fresh(tenant)
         if keys is not None and (number is None or number in keys.numbers):
             return keys
-        return self._load(tenant, create=False, now=keys is not None)
+        return self._load(tenant, create=False, at_once=keys is not None)
 
     async def load(self, tenant: str) -> TenantKeys:
         """:meth:`for_tenant` for an event loop: what blocks runs in a thread."""
-        return self._fresh(tenant) or await asyncio.to_thread(self.for_tenant, tenant)
+        keys = self._fresh(tenant)
+        return await asyncio.to_thread(self.for_tenant, tenant) if keys is None else keys
 
     def rotate_tenant(self, tenant: str) -> int:
         """Add a data key, which seals from now on, and return its number; older ones still open. NotFound."""
@@ -107,18 +108,12 @@ class Keyring:
         key's birth: a process that did not know of it yet could still have stored something under an older key.
         Backups of data from before cannot be read with the remaining key: retire when they have expired.
         """
-        destroyed = 0
 
-        def change(record: KeyRecord) -> KeyRecord | None:
-            nonlocal destroyed
-            *older, newest = record.of(Purpose.DATA)
-            if older and clean_since < newest.create_time + self._settle:
+        def check(newest: WrappedKey) -> None:
+            if clean_since < newest.create_time + self._settle:
                 raise FailedPrecondition("the newest key is too young; re-encrypt again before retiring older keys")
-            destroyed = len(older)
-            return record.with_keys(Purpose.DATA, (newest,)) if older else None
 
-        self._change(tenant, change)
-        return destroyed
+        return self._keep_newest(tenant, Purpose.DATA, check)
 
     def rotate_root(self, tenant: str) -> int:
         """Add a root key and return its number; it is used only where it is named, until :meth:`retire_root`.
@@ -129,16 +124,7 @@ class Keyring:
 
     def retire_root(self, tenant: str) -> int:
         """Destroy all root keys but the newest, which comes into use; return how many. NotFound."""
-        destroyed = 0
-
-        def change(record: KeyRecord) -> KeyRecord | None:
-            nonlocal destroyed
-            *older, newest = record.of(Purpose.ROOT)
-            destroyed = len(older)
-            return record.with_keys(Purpose.ROOT, (newest,)) if older else None
-
-        self._change(tenant, change)
-        return destroyed
+        return self._keep_newest(tenant, Purpose.ROOT, lambda _: None)
 
     def rewrap_all(
         self, new_master: MasterKey | None = None, progress: Callable[[RewrapProgress], None] | None = None
@@ -154,8 +140,8 @@ class Keyring:
         rewrapped = 0
         for _ in range(_PASSES):
             before, target = rewrapped, self._master.key_id
-            for checked, tenant in enumerate(self._tenants(), 1):
-                rewrapped += self._rewrap(tenant, target)
+            for checked, record in enumerate(self.list_tenants(), 1):
+                rewrapped += self._rewrap(record.tenant, target)
                 if progress is not None:
                     progress(RewrapProgress(checked, rewrapped))
             if rewrapped == before:
@@ -177,32 +163,29 @@ class Keyring:
         master key, :meth:`rewrap_all`, and destroy the old one (``ShredReceipt.master_key_ids``, ``FileMasterKey.
         forget``): what it had wrapped is then lost in every copy, on worn flash blocks too.
         """
+        now = self._now()
 
         def change(record: KeyRecord) -> KeyRecord | None:
-            return None if record.shred_time is not None else replace(record, keys=(), shred_time=self._now())
+            return None if record.shred_time is not None else replace(record, keys=(), shred_time=now)
 
         before, after = self._change(tenant, change, final=True)
-        assert after.shred_time is not None  # noqa: S101 - for the type checker: `change` has just set it
-        return ShredReceipt(
-            tenant, after.shred_time, len(before.keys), frozenset(key.master_key_id for key in before.keys)
-        )
+        masters = frozenset(key.master_key_id for key in before.keys)
+        return ShredReceipt(tenant, now if after.shred_time is None else after.shred_time, len(before.keys), masters)
 
     def list_tenants(self) -> Iterator[KeyRecord]:
         """All records in order of tenants, tombstones too: numbers, ages and master key ids, keys only wrapped."""
-        for tenant in self._tenants():
-            record = self._store.get(tenant)
-            if record is not None:
-                yield record
-
-    # --- inside --------------------------------------------------------------------------------------------------
+        after = ""
+        while page := self._store.tenants(after=after):
+            yield from (record for tenant in page if (record := self._store.get(tenant)) is not None)
+            after = page[-1]
 
     def _fresh(self, tenant: str) -> TenantKeys | None:
         entry = self._entries.get(tenant)
         return entry.keys if entry is not None and self._clock() - entry.checked < self._staleness else None
 
-    def _load(self, tenant: str, *, create: bool, now: bool = False) -> TenantKeys | None:
+    def _load(self, tenant: str, *, create: bool, at_once: bool = False) -> TenantKeys | None:
         with self._lock_of(tenant):
-            if not now and (keys := self._fresh(tenant)) is not None:
+            if not at_once and (keys := self._fresh(tenant)) is not None:
                 return keys  # another thread was faster
             self._sweep()
             # Read the clock first: what the store says is at least as new as this.
@@ -272,6 +255,17 @@ class Keyring:
         self._change(tenant, change)
         return number
 
+    def _keep_newest(self, tenant: str, purpose: Purpose, check: Callable[[WrappedKey], None]) -> int:
+        def change(record: KeyRecord) -> KeyRecord | None:
+            *older, newest = record.of(purpose)
+            if not older:
+                return None
+            check(newest)
+            return record.with_keys(purpose, (newest,))
+
+        before, after = self._change(tenant, change)
+        return len(before.keys) - len(after.keys)
+
     def _change(
         self, tenant: str, change: Callable[[KeyRecord], KeyRecord | None], *, final: bool = False
     ) -> tuple[KeyRecord, KeyRecord]:
@@ -290,12 +284,6 @@ class Keyring:
                 if self._store.replace(changed, expected=record.generation):
                     self._entries.pop(tenant, None)
                     return record, changed
-
-    def _tenants(self) -> Iterator[str]:
-        after = ""
-        while page := self._store.tenants(after=after):
-            yield from page
-            after = page[-1]
 
     def _lock_of(self, tenant: str) -> threading.RLock:
         return self._locks[hash(tenant) % _STRIPES]

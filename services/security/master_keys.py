@@ -11,7 +11,8 @@ import binascii
 import os
 import secrets
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -159,10 +160,7 @@ class FileMasterKey:
     @classmethod
     def create(cls, path: Path) -> FileMasterKey:
         """Make the file with a fresh key; FailedPrecondition if there is one already."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.parent.stat().st_mode & 0o022:
-            raise FailedPrecondition("the directory of the master key must not be writable for others")
-        with only_writer(path):
+        with _changing(path):
             if path.exists():
                 raise FailedPrecondition("there is a master key already; rotate it instead")
             _write_keys(path, [generate_key()])
@@ -188,7 +186,7 @@ class FileMasterKey:
 
     def add_key(self) -> str:
         """Put a fresh key first, durably, and return its id; ``Keyring.rewrap_all`` is the second half of a rotation."""
-        with only_writer(self._path):
+        with _changing(self._path):
             _write_keys(self._path, [generate_key(), *self._written()])
         return self.key_id
 
@@ -198,7 +196,7 @@ class FileMasterKey:
         FailedPrecondition for the key that wraps, or an unknown one. First see in ``Keyring.list_tenants`` that no
         record is wrapped by it any more.
         """
-        with only_writer(self._path):
+        with _changing(self._path):
             written = self._written()
             kept = [word for word in written if SecretMasterKey.from_text(word).key_id != key_id]
             if len(kept) == len(written) or kept[:1] != written[:1]:
@@ -247,6 +245,20 @@ class MasterKeyChain:
             except MasterKeyMissing:
                 continue
         raise MasterKeyMissing
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.parent.stat().st_mode & 0o022:
+            raise FailedPrecondition("the directory of the master key must not be writable for others")
+        if path.is_symlink():
+            raise FailedPrecondition("the master key file is a symbolic link; change it where it comes from")
+        with only_writer(path):
+            yield
+    except OSError:
+        raise FailedPrecondition("the master key file cannot be written") from None
 
 
 def _derive(key: bytes, label: bytes, length: int) -> bytes:

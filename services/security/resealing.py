@@ -11,7 +11,8 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from dataclasses import field as attribute
 from typing import Protocol
 
 from services.corpus.errors import Unavailable
@@ -30,7 +31,7 @@ class SealedItem:
     document_id: str
     version: int
     field: str
-    token: bytes = field(repr=False)
+    token: bytes = attribute(repr=False)
 
 
 class SealedItems(Protocol):

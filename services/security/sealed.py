@@ -103,7 +103,7 @@ class Sealer:
         if because is not None:
             try:
                 self._on_refused(Refusal(tenant, place, because))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the value is refused all the same
                 _log.exception("a refusal could not be reported", exc_info=error)
             raise SealBroken
         return plaintext

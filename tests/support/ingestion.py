@@ -50,6 +50,10 @@ class Faults:
         """Let every call of ``operation`` wait until the event is set; ``held`` tells that one does."""
         return self._holds.setdefault(operation, asyncio.Event())
 
+    def let_pass(self, operation: str) -> None:
+        """Let later calls pass; those that wait already go on to."""
+        del self._holds[operation]
+
     async def strike(self, operation: str) -> None:
         """Called by the adapters."""
         self.log.append(operation)

@@ -20,7 +20,7 @@ from services.corpus.errors import (
     Unavailable,
 )
 from services.corpus.principal import Access
-from services.ingestion.ingestion import Draft, Failure, IngestionLimits, Outcome
+from services.ingestion.ingestion import Draft, Failure, IngestionLimits, Ingestor, Outcome
 from services.ingestion.library import CollectionChanges
 from services.ingestion.parsed import FailureReason, ParseFailure
 from services.vectorstores.ports import Partition
@@ -182,19 +182,6 @@ async def test_a_defect_is_one_documents_and_says_nothing_of_itself() -> None:
     assert "/etc" not in outcomes[0].message
 
 
-async def test_every_failure_is_reachable() -> None:
-    """The other tests here show how; this one counts, so that a new reason needs a new test."""
-    assert {failure.name for failure in Failure} == {
-        "TOO_LARGE",
-        "INVALID_FIELD",
-        "EMBEDDER_UNAVAILABLE",
-        "STORE_UNAVAILABLE",
-        "PERMISSION_DENIED",
-        "INTERNAL",
-        "NOT_REACHED",
-    }
-
-
 # --- time, cancellation ----------------------------------------------------------------------------------------------
 
 
@@ -266,57 +253,30 @@ async def test_concurrent_batches_never_lose_the_newest_version() -> None:
 async def test_a_version_of_another_process_that_was_faster_stays() -> None:
     world = World()
     event = world.faults.hold("activate_version")
-    task = asyncio.create_task(world.ingest(Draft(b"Slow.", document_id="a")))
+    task = asyncio.create_task(world.ingest(Draft(LONG, document_id="a")))
     await until(lambda: "activate_version" in world.faults.held)
-    # The other process: the same catalog and store, locks of its own.
-    other = World()
-    other.faults, other.catalog, other.store = world.faults, world.catalog, world.store
-    other = _beside(world)
+    world.faults.let_pass("activate_version")
+    other = Ingestor(catalog=world.catalog, parser=world.parser, embedder=world.embedder, store=world.store)
+    (fast,) = await other.ingest(ALICE, await world.collection(), [Draft(b"Fast.", document_id="a")])
     event.set()
-    (fast,) = await other.ingest(Draft(b"Fast.", document_id="a"))
     (slow,) = await task
-    assert {fast.version, slow.version} <= {1, 2}
-    current = await world.document("a")
-    assert current is not None
-    assert current.version == 2
+    # Both are told what is now current.
+    assert (fast.version, fast.chunks) == (slow.version, slow.chunks) == (2, 1)
     assert await world.text("a") == "Fast."
     assert await world.store.count_chunks(Partition(TENANT, "default")) == 1
 
 
-async def test_a_version_that_was_overtaken_or_deleted_leaves_nothing_behind() -> None:
-    for deleted in (False, True):
-        world = World()
-        await world.ingest(Draft(b"First.", document_id="a"))
-        event = world.faults.hold("upsert_chunks")
-        task = asyncio.create_task(world.ingest(Draft(LONG, document_id="a")))
-        await until(lambda world=world: "upsert_chunks" in world.faults.held)  # type: ignore[misc]
-        if deleted:
-            assert await world.catalog.mark_deleted(TENANT, "default", "a")
-            await world.store.delete_chunks(Partition(TENANT, "default"), "a")
-        else:
-            current = await world.document("a")
-            assert current is not None
-            plan = await world.catalog.plan_version(TENANT, "default", "a", current.access)
-            assert await world.catalog.activate_version(replace(current, version=plan.version))
-        event.set()
-        (outcome,) = await task
-        assert outcome.reason is None
-        assert outcome.version == (2 if deleted else 3)
-        assert await world.store.count_chunks(Partition(TENANT, "default")) == 0
-
-
-def _beside(world: World) -> World:
-    """Another process's ingestion over the same catalog and store."""
-    from services.ingestion.ingestion import Ingestor
-    from services.ingestion.library import Library
-
-    other = World()
-    other.catalog, other.store, other.faults = world.catalog, world.store, world.faults
-    other.ingestor = Ingestor(
-        catalog=world.catalog, parser=world.parser, embedder=world.embedder, store=world.store, limits=world.limits
-    )
-    other.library = Library(world.catalog, world.store, world.embedder.model)
-    return other
+async def test_a_version_of_a_document_that_was_deleted_meanwhile_leaves_nothing_behind() -> None:
+    world = World()
+    await world.ingest(Draft(b"First.", document_id="a"))
+    event = world.faults.hold("upsert_chunks")
+    task = asyncio.create_task(world.ingest(Draft(LONG, document_id="a")))
+    await until(lambda: "upsert_chunks" in world.faults.held)
+    assert await world.catalog.mark_deleted(TENANT, "default", "a")
+    event.set()
+    (outcome,) = await task
+    assert (outcome.reason, outcome.version) == (None, 2)
+    assert await world.store.count_chunks(Partition(TENANT, "default")) == 0
 
 
 # --- access ----------------------------------------------------------------------------------------------------------
