@@ -17,10 +17,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, Select, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.catalog.ports import VersionPlan
+from services.catalog.rows import collection_of, document_of, dump_access, to_micros
 from services.catalog.schema import (
     FORMAT,
     catalog_format,
@@ -31,9 +32,9 @@ from services.catalog.schema import (
     tables,
     version_counters,
 )
-from services.corpus.document import Collection, Document, DocumentState, MediaType
+from services.corpus.document import Collection, Document, DocumentState
 from services.corpus.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
-from services.corpus.filter import Filter, Metadata, matches
+from services.corpus.filter import Filter, matches
 from services.corpus.principal import Access
 
 _T = TypeVar("_T")
@@ -90,9 +91,9 @@ class SqlCatalog:
                 "name": collection.name,
                 "embedding_model": collection.embedding_model,
                 "dimension": collection.dimension,
-                "default_readers": _dump_access(collection.default_access),
+                "default_readers": dump_access(collection.default_access),
                 "retention_days": collection.retention_days,
-                "create_time": _to_micros(collection.create_time),
+                "create_time": to_micros(collection.create_time),
             }
             connection.execute(insert(collections).values(values))
 
@@ -108,7 +109,7 @@ class SqlCatalog:
         """See the port."""
         query = select(collections).where(collections.c.tenant == tenant, collections.c.name == name)
         row = await self._read(lambda connection: connection.execute(query).one_or_none())
-        return None if row is None else _collection(row)
+        return None if row is None else collection_of(row)
 
     async def list_collections(self, tenant: str, *, after: str = "", limit: int = 50) -> list[Collection]:
         """See the port."""
@@ -118,14 +119,14 @@ class SqlCatalog:
             .order_by(collections.c.name)
             .limit(limit)
         )
-        return [_collection(row) for row in await self._read(lambda connection: connection.execute(query).all())]
+        return [collection_of(row) for row in await self._read(lambda connection: connection.execute(query).all())]
 
     async def update_collection(self, collection: Collection) -> None:
         """See the port."""
         statement = (
             update(collections)
             .where(collections.c.tenant == collection.tenant, collections.c.name == collection.name)
-            .values(default_readers=_dump_access(collection.default_access), retention_days=collection.retention_days)
+            .values(default_readers=dump_access(collection.default_access), retention_days=collection.retention_days)
         )
         if await self._write(lambda connection: connection.execute(statement).rowcount) == 0:
             raise _no_collection(collection.name)
@@ -187,7 +188,7 @@ class SqlCatalog:
                 "state": document.state.value,
                 "content_sha256": document.content_sha256,
                 "chunk_count": document.chunk_count,
-                "update_time": _to_micros(document.update_time),
+                "update_time": to_micros(document.update_time),
             }
             void = select(version_counters.c.void_until).where(
                 *_counter_key(document.tenant, document.collection, document.document_id)
@@ -201,7 +202,7 @@ class SqlCatalog:
                     insert(documents).values(
                         **names,
                         document_id=document.document_id,
-                        create_time=_to_micros(document.create_time),
+                        create_time=to_micros(document.create_time),
                         **values,
                     )
                 )
@@ -284,7 +285,7 @@ class SqlCatalog:
             changed = connection.execute(
                 update(documents)
                 .where(*_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
-                .values(reader_set=number, update_time=_to_micros(datetime.now(UTC)))
+                .values(reader_set=number, update_time=to_micros(datetime.now(UTC)))
             )
             if changed.rowcount == 0:
                 raise NotFound("no such document", metadata={"document_id": document_id})
@@ -299,7 +300,7 @@ class SqlCatalog:
             marked = connection.execute(
                 update(documents)
                 .where(*_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
-                .values(state=DocumentState.DELETED.value, update_time=_to_micros(datetime.now(UTC)))
+                .values(state=DocumentState.DELETED.value, update_time=to_micros(datetime.now(UTC)))
             )
             if marked.rowcount == 0:
                 return False
@@ -404,59 +405,11 @@ def _load(connection: Connection, query: Select[Any]) -> list[Document]:
         found = select(reader_set_members).where(reader_set_members.c.number.in_(some))
         for member in connection.execute(found):
             members.setdefault(member.number, set()).add(member.principal)
-    return [_document(row, Access(frozenset(members.get(row.reader_set, ())))) for row in rows]
-
-
-def _document(row: Row[Any], access: Access) -> Document:
-    return Document(
-        tenant=row.tenant,
-        collection=row.collection,
-        document_id=row.document_id,
-        version=row.version,
-        title=row.title,
-        uri=row.uri,
-        media_type=MediaType(row.media_type),
-        metadata=_parse_metadata(row.metadata),
-        access=access,
-        owner=row.owner,
-        state=DocumentState(row.state),
-        content_sha256=row.content_sha256,
-        chunk_count=row.chunk_count,
-        create_time=_from_micros(row.create_time),
-        update_time=_from_micros(row.update_time),
-    )
-
-
-def _collection(row: Row[Any]) -> Collection:
-    return Collection(
-        tenant=row.tenant,
-        name=row.name,
-        embedding_model=row.embedding_model,
-        dimension=row.dimension,
-        default_access=None if row.default_readers is None else Access(frozenset(json.loads(row.default_readers))),
-        retention_days=row.retention_days,
-        create_time=_from_micros(row.create_time),
-    )
+    return [document_of(row, Access(frozenset(members.get(row.reader_set, ())))) for row in rows]
 
 
 def _no_collection(name: str) -> NotFound:
     return NotFound(f"there is no collection {name}", reason="COLLECTION_NOT_FOUND", metadata={"collection": name})
-
-
-def _parse_metadata(text: str) -> Metadata:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}
-
-
-def _dump_access(access: Access | None) -> str | None:
-    return None if access is None else json.dumps(sorted(access.readers))
-
-
-def _to_micros(time: datetime) -> int:
-    return round(time.timestamp() * 1_000_000)
-
-
-def _from_micros(micros: int) -> datetime:
-    return datetime.fromtimestamp(micros / 1_000_000, UTC)
 
 
 def _batches(items: Some[Any]) -> Iterator[Sequence[Any]]:

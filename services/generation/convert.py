@@ -19,8 +19,8 @@ from services.generation.generation import (
     Reset,
 )
 from services.generation.ports import Passage
+from services.runtime import wire_request
 
-MAX_QUERY_CHARS = 4096
 MAX_PASSAGES = 50
 MAX_PASSAGE_CHARS = 32_768
 MAX_TITLE_CHARS = 1024
@@ -32,28 +32,22 @@ MOST_MAX_TOKENS = 8192
 def parse_request(request: pb.GenerateRequest) -> GenerationRequest:
     """Read a request; raise InvalidRequest with every violated field."""
     violations = Violations()
-    violations.require(len(request.query.strip()) > 0, "query", "must not be empty")
-    violations.require(
-        len(request.query) <= MAX_QUERY_CHARS, "query", f"must have at most {MAX_QUERY_CHARS} characters"
-    )
-    violations.require("\0" not in request.query, "query", "must not contain NUL")
+    wire_request.check_query(request.query, violations)
     violations.require(len(request.passages) <= MAX_PASSAGES, "passages", f"must be at most {MAX_PASSAGES}")
     seen: set[str] = set()
     # More than the limit are not looked at: the answer to such a request must not grow with it.
     for index, passage in enumerate(request.passages[:MAX_PASSAGES]):
         _check_passage(passage, f"passages[{index}]", seen, violations)
-    violations.require(
-        0 <= request.max_tokens <= MOST_MAX_TOKENS,
-        "max_tokens",
-        f"must be between 1 and {MOST_MAX_TOKENS}, or 0 for the default",
+    max_tokens = wire_request.read_count(
+        request.max_tokens, "max_tokens", default=DEFAULT_MAX_TOKENS, most=MOST_MAX_TOKENS, violations=violations
     )
-    violations.require(0.0 <= request.min_confidence <= 1.0, "min_confidence", "must be between 0 and 1")
+    min_confidence = wire_request.read_share(request.min_confidence, "min_confidence", violations)
     violations.raise_if_any()
     return GenerationRequest(
         query=request.query,
         passages=tuple(Passage(p.passage_id, p.title, p.text, p.score) for p in request.passages),
-        max_tokens=request.max_tokens or DEFAULT_MAX_TOKENS,
-        min_confidence=request.min_confidence,
+        max_tokens=max_tokens,
+        min_confidence=min_confidence,
     )
 
 

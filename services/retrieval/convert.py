@@ -6,19 +6,16 @@ from collections.abc import Sequence
 
 from groundwire.common.v1 import core_pb2
 from groundwire.retrieval.v1 import retrieval_service_pb2 as pb
-from services.corpus.document import parse_identifier
-from services.corpus.errors import InvalidField, Violations
+from services.corpus.errors import Violations
 from services.retrieval.request import (
     DEFAULT_TOP_K,
-    MAX_COLLECTIONS,
-    MAX_QUERY,
     MAX_TOP_K,
     RerankMode,
     RetrievalMode,
     RetrieveQuery,
 )
 from services.retrieval.result import RetrievedPassage, RetrieveResult, StageTimings, StoreStatus
-from services.runtime import wire
+from services.runtime import wire, wire_request
 
 MAX_STORES = 64
 
@@ -39,9 +36,9 @@ _RERANK_MODES = {
 def read_request(message: pb.RetrieveRequest) -> RetrieveQuery:
     """The domain's request; raises InvalidRequest with every wrong field."""
     violations = Violations()
-    _check_query(message.query, violations)
+    wire_request.check_query(message.query, violations)
     filter_ = wire.read_filter(message.filter, "filter", violations) if message.HasField("filter") else None
-    collections = _read_collections(message.collections, violations)
+    collections = wire_request.read_collections(message.collections, violations)
     violations.require(0 <= message.top_k <= MAX_TOP_K, "top_k", f"must be 1 to {MAX_TOP_K}, or 0 for the default")
     mode = _MODES.get(message.mode)
     violations.require(mode is not None, "mode", "must be a known retrieval mode")
@@ -58,25 +55,6 @@ def read_request(message: pb.RetrieveRequest) -> RetrieveQuery:
         rerank=rerank or RerankMode.AUTO,
         stores=tuple(message.stores),
     )
-
-
-def _check_query(query: str, violations: Violations) -> None:
-    if not query.strip():
-        violations.add("query", "must not be blank")
-    violations.require(len(query) <= MAX_QUERY, "query", f"at most {MAX_QUERY} characters")
-    violations.require("\0" not in query, "query", "must not contain a NUL character")
-
-
-def _read_collections(names: Sequence[str], violations: Violations) -> tuple[str, ...]:
-    if len(names) > MAX_COLLECTIONS:
-        violations.add("collections", f"at most {MAX_COLLECTIONS} collections")
-        return ()
-    for i, name in enumerate(names):
-        try:
-            parse_identifier(name, f"collections[{i}]")
-        except InvalidField as error:
-            violations.add(error.path, error.why)
-    return tuple(names)
 
 
 def write_result(result: RetrieveResult) -> pb.RetrieveResponse:

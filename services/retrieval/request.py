@@ -9,8 +9,6 @@ from services.corpus.filter import Filter
 
 DEFAULT_TOP_K = 10
 MAX_TOP_K = 100
-MAX_QUERY = 4096
-MAX_COLLECTIONS = 16
 
 
 class RetrievalMode(Enum):

@@ -149,7 +149,7 @@ def load(settings_class: type[AnySettings], config_file: Path | None = None) -> 
         for variable in environ
         if variable.startswith(PREFIX)
         and variable != CONFIG_VARIABLE
-        and variable.removeprefix(PREFIX).split("__")[0].lower() not in known
+        and not _names_a_setting(variable, settings_class)
     ]
     if problems:
         raise ConfigurationError("\n".join(problems))
@@ -189,6 +189,15 @@ def otlp_configured() -> bool:
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none":
         return False
     return any(environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+
+
+def _names_a_setting(variable: str, settings_class: type[Settings]) -> bool:
+    name, *below = variable.removeprefix(PREFIX).lower().split("__")
+    field = settings_class.model_fields.get(name)
+    if field is None:
+        return name in SERVICES  # a section of another service, which looks into it itself
+    is_section = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    return is_section or not below
 
 
 def _data_home() -> Path:

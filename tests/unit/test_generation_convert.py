@@ -10,7 +10,6 @@ from services.corpus.errors import InvalidRequest
 from services.generation.convert import (
     MAX_PASSAGE_CHARS,
     MAX_PASSAGES,
-    MAX_QUERY_CHARS,
     event_to_pb,
     parse_request,
     result_to_pb,
@@ -18,6 +17,7 @@ from services.generation.convert import (
 )
 from services.generation.generation import Attempt, Delta, EndpointStatus, Final, GenerationResult, Reset
 from services.generation.ports import Citation, Passage, Usage
+from services.runtime.wire_request import MAX_QUERY
 
 RESULT = GenerationResult(
     "It is so. [1]", (Citation("[1]", "p", 2, 9),), 0.8, False, False, "a", Usage(3, 4), (Notice("CODE", "words"),)
@@ -33,7 +33,7 @@ def test_a_request_is_read_with_its_defaults() -> None:
 
 
 def test_the_limits_themselves_are_allowed() -> None:
-    request = pb.GenerateRequest(query="é" * MAX_QUERY_CHARS, max_tokens=8192, min_confidence=1.0)
+    request = pb.GenerateRequest(query="é" * MAX_QUERY, max_tokens=8192, min_confidence=1.0)
     request.passages.extend(
         pb.Passage(passage_id=str(number), text="x" * MAX_PASSAGE_CHARS) for number in range(MAX_PASSAGES)
     )
@@ -41,7 +41,7 @@ def test_the_limits_themselves_are_allowed() -> None:
 
 
 def test_every_wrong_field_is_named() -> None:
-    request = pb.GenerateRequest(query="a\0b" * MAX_QUERY_CHARS, max_tokens=-1, min_confidence=float("nan"))
+    request = pb.GenerateRequest(query="a\0b" * MAX_QUERY, max_tokens=-1, min_confidence=float("nan"))
     request.passages.add(passage_id="p", title="x" * 2000)
     request.passages.add(passage_id="p", text="x" * (MAX_PASSAGE_CHARS + 1))
     request.passages.add(passage_id="", score=float("inf"))
