@@ -5,7 +5,6 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-PROTOS := $(shell find protos -name '*.proto')
 
 .PHONY: help install demo up proto proto-check lock fmt lint type test test-fast e2e bench eval clean
 
@@ -32,10 +31,7 @@ up: install ## Start Groundwire on loopback and keep it running
 	@$(BIN)/groundwire up
 
 proto: install ## Generate the stubs under generated/ from protos/
-	@rm -rf generated/groundwire
-	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=generated --grpc_python_out=generated \
-	  --mypy_out=quiet:generated --mypy_grpc_out=quiet:generated \
-	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(PROTOS)
+	@$(BIN)/python tests/check_generated.py --write
 
 proto-check: install ## Lint the contracts and check that generated/ is what they generate
 	@$(BIN)/buf lint

@@ -196,14 +196,13 @@ async def ingest_remotely(port: int, documents: Sequence[pb.DocumentInput], fold
     return counted
 
 
-async def client(address: str, file: Path) -> None:
-    """Ingest the documents in ``file``, two calls at a time; print the counts as JSON."""
-    documents = list(pb.IngestDocumentsRequest.FromString(file.read_bytes()).documents)
+async def client(address: str, documents: Sequence[pb.DocumentInput]) -> None:
+    """Ingest the documents, two calls at a time; print the counts as JSON."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = rpc.IngestionServiceStub(channel)
         two = asyncio.Semaphore(2)
 
-        async def send(batch: list[pb.DocumentInput]) -> pb.IngestDocumentsResponse:
+        async def send(batch: Sequence[pb.DocumentInput]) -> pb.IngestDocumentsResponse:
             async with two:
                 response: pb.IngestDocumentsResponse = await stub.IngestDocuments(
                     pb.IngestDocumentsRequest(documents=batch), timeout=600
@@ -298,7 +297,8 @@ def main() -> None:
     parser.add_argument("--client", nargs=2, metavar=("ADDRESS", "FILE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.client:
-        asyncio.run(client(arguments.client[0], Path(arguments.client[1])))
+        address, file = arguments.client
+        asyncio.run(client(address, pb.IngestDocumentsRequest.FromString(Path(file).read_bytes()).documents))
         return
     print(json.dumps(asyncio.run(measure(arguments.documents))))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import Serving
+from tests.support.serving import Serving
 
 _ROOT = Path(__file__).resolve().parent.parent
 

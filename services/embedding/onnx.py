@@ -280,6 +280,8 @@ class _Session:
     """One ONNX model on one thread per run; several threads may run it at once."""
 
     def __init__(self, path: str) -> None:
+        # Some builds of the library report their use over the network unless told not to.
+        onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1

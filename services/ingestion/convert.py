@@ -12,7 +12,7 @@ from services.corpus.document import Collection
 from services.corpus.errors import Violations
 from services.corpus.filter import Filter
 from services.corpus.principal import Access
-from services.ingestion.ingestion import Draft, Failure, Outcome
+from services.ingestion.batch import Draft, Failure, Outcome
 from services.ingestion.library import CollectionChanges
 from services.ingestion.parsed import FailureReason
 from services.runtime import paging, wire, wire_request

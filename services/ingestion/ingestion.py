@@ -7,12 +7,10 @@ stored; whatever fails before leaves the old version as it was.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import Enum
 from typing import TypeVar
 
 import structlog
@@ -22,14 +20,13 @@ from services.corpus.document import Collection, Document, DocumentState
 from services.corpus.errors import (
     DeadlineExceeded,
     FailedPrecondition,
-    FieldViolation,
     GroundwireError,
     ResourceExhausted,
     Unavailable,
 )
-from services.corpus.filter import Metadata
 from services.corpus.principal import Access, Caller
 from services.corpus.terms import analyze
+from services.ingestion.batch import Draft, Failure, Identified, Outcome, identify, not_reached
 from services.ingestion.media_type import detect_media_type
 from services.ingestion.parsed import ChunkLimits, ParseFailure, SplitDocument
 from services.ingestion.ports import Catalog, DocumentParser, Embedder, VectorStore, VersionPlan
@@ -41,47 +38,6 @@ _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 
-class Failure(Enum):
-    """Why a document was not taken in, beside what parsing may say (``services.ingestion.parsed.FailureReason``)."""
-
-    TOO_LARGE = "too_large"
-    INVALID_FIELD = "invalid_field"
-    EMBEDDER_UNAVAILABLE = "embedder_unavailable"
-    STORE_UNAVAILABLE = "store_unavailable"
-    PERMISSION_DENIED = "permission_denied"
-    INTERNAL = "internal"
-    NOT_REACHED = "not_reached"
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A document as it was sent. ``violations`` are fields that were found wrong before the domain saw it."""
-
-    content: bytes
-    document_id: str = ""
-    title: str = ""
-    uri: str = ""
-    media_type: str = ""
-    metadata: Metadata = field(default_factory=dict)
-    access: Access | None = None
-    violations: tuple[FieldViolation, ...] = ()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one document. ``reason`` is a ParseFailure's reason or a Failure's value, None if all is well."""
-
-    index: int
-    document_id: str
-    version: int = 0
-    chunks: int = 0
-    unchanged: bool = False
-    reason: str | None = None
-    message: str = ""
-    violations: tuple[FieldViolation, ...] = ()
-    retryable: bool = False
-
-
 @dataclass(frozen=True)
 class IngestionLimits:
     """Bounds of one service. ``in_flight`` documents are parsed and embedded at a time, over all callers."""
@@ -89,16 +45,6 @@ class IngestionLimits:
     max_document_bytes: int = 32 * 1024 * 1024
     in_flight: int = 6
     chunks: ChunkLimits = field(default_factory=ChunkLimits)
-
-
-@dataclass(frozen=True)
-class _Identified:
-    """A draft with its place in the batch, the SHA-256 of its contents and the id that it goes by."""
-
-    index: int
-    draft: Draft
-    digest: str
-    document_id: str
 
 
 class _Failed(Exception):  # noqa: N818 - an outcome, not an error of the program
@@ -179,14 +125,14 @@ class Ingestor:
         if not drafts:
             return []
         # In a thread: tens of megabytes take a while. All at once: documents must start in the order given.
-        identified = await asyncio.to_thread(_identify, drafts)
+        identified = await asyncio.to_thread(identify, drafts)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._ingest_one(caller, collection, draft)) for draft in identified]
             _, late = await asyncio.wait(tasks, timeout=patience)
             for task in late:
                 task.cancel()
         return [
-            task.result() if not task.cancelled() else _not_reached(draft)
+            task.result() if not task.cancelled() else not_reached(draft)
             for task, draft in zip(tasks, identified, strict=True)
         ]
 
@@ -194,7 +140,7 @@ class Ingestor:
         """Let the last write end."""
         await self._writer.close()
 
-    async def _ingest_one(self, caller: Caller, collection: Collection, sent: _Identified) -> Outcome:
+    async def _ingest_one(self, caller: Caller, collection: Collection, sent: Identified) -> Outcome:
         index, document_id, draft = sent.index, sent.document_id, sent.draft
         if draft.violations:
             listed = "; ".join(f"{violation.field}: {violation.description}" for violation in draft.violations)
@@ -219,7 +165,7 @@ class Ingestor:
             message = "An internal error; the request id finds it in the service's logs."
         return Outcome(index, document_id, reason=reason, message=message, retryable=retryable)
 
-    async def _take_in(self, caller: Caller, collection: Collection, sent: _Identified) -> Outcome:
+    async def _take_in(self, caller: Caller, collection: Collection, sent: Identified) -> Outcome:
         document_id, draft = sent.document_id, sent.draft
         if len(draft.content) > self._limits.max_document_bytes:
             mib = self._limits.max_document_bytes // (1024 * 1024)
@@ -332,25 +278,6 @@ async def _answered(work: Awaitable[_T], failure: Failure, who: str) -> _T:
         # It did answer: what it said names the remedy, and trying again is none.
         _log.warning("document refused", by=who, reason=error.reason)
         raise _Failed(failure.value, f"{who} refused the document: {error.message}") from error
-
-
-def _identify(drafts: Sequence[Draft]) -> list[_Identified]:
-    identified = []
-    for index, draft in enumerate(drafts):
-        digest = hashlib.sha256(draft.content).hexdigest() if draft.content else ""
-        document_id = draft.document_id or (f"doc-{digest[:32]}" if digest else "")
-        identified.append(_Identified(index, draft, digest, document_id))
-    return identified
-
-
-def _not_reached(sent: _Identified) -> Outcome:
-    return Outcome(
-        sent.index,
-        sent.document_id,
-        reason=Failure.NOT_REACHED.value,
-        message="The call's time ran out before this document was taken in; send it again.",
-        retryable=True,
-    )
 
 
 def _embedded_text(title: str, passage: Passage) -> str:

@@ -199,6 +199,7 @@ class Server:
 
     async def _follow_readiness(self) -> None:
         was: str | None = ""
+        began = False
         while True:
             problem: str | None = None
             try:
@@ -209,8 +210,10 @@ class Server:
             self.board.set(READINESS, ServingStatus.NOT_SERVING if problem else ServingStatus.SERVING)
             if problem != was:
                 was = problem
-                log = _log.warning if problem else _log.info
+                # At its start a service waits for others, and that is nothing to warn of.
+                log = _log.warning if problem and began else _log.info
                 log("not ready" if problem else "ready", service=self.service.name, reason=problem)
+            began = began or problem is None
             await asyncio.sleep(_READINESS_INTERVAL if problem is None else _READINESS_INTERVAL / 5)
 
 
@@ -235,6 +238,10 @@ def _server_options(max_request_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", 64 * MIB),
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.max_concurrent_streams", 1000),
+        # Calls that wait for the event loop: beyond the first number gRPC drops some at random, beyond the second
+        # all, with CANCELLED, which no client tries again. Its own 1,000 and 3,000 are reached by an honest burst.
+        ("grpc.server.max_pending_requests", 20_000),
+        ("grpc.server.max_pending_requests_hard_limit", 40_000),
         # Connections that say nothing must not stay open for ever: gRPC's defaults have no limit.
         ("grpc.server_handshake_timeout_ms", 10_000),
         ("grpc.max_connection_idle_ms", 300_000),

@@ -118,7 +118,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, dependency: str) -> GroundwireEr
         case grpc.StatusCode.UNAVAILABLE if reason:
             return Unavailable(message, retry_after=retry_after, reason=reason, metadata=metadata)
         case _:
-            _log.warning("dependency failed", dependency=dependency, code=code.name)
+            _log.info("dependency failed", dependency=dependency, code=code.name)
             return Unavailable(
                 f"the {dependency} service did not answer", retry_after=retry_after, metadata={"dependency": dependency}
             )

@@ -20,4 +20,4 @@ unbuilt: Any = _unbuilt
 
 def unbuilt_methods(servicer: type) -> frozenset[str]:
     """The names of the RPCs that ``servicer`` leaves unbuilt."""
-    return frozenset(name for name, value in vars(servicer).items() if value is unbuilt)
+    return frozenset(name for name in dir(servicer) if getattr(servicer, name) is unbuilt)

@@ -111,7 +111,7 @@ def read_claims(claims: Mapping[str, Any], issuer: Issuer, now: float) -> Claims
     issued_at, expires_at = _times(claims, issuer, now)
     _check_audience(claims.get("aud"), issuer.audiences)
     token_id = claims.get("jti", "")
-    if "jti" in claims and not _matches(_TOKEN_ID, token_id):
+    if "jti" in claims and not is_token_id(token_id):
         raise Refused(Refusal.TOKEN_ID)
     tenant = claims.get(issuer.tenant_claim)
     if not isinstance(tenant, str) or not is_tenant(tenant) or (issuer.tenants and tenant not in issuer.tenants):
@@ -160,6 +160,11 @@ def is_group(value: object) -> bool:
 def is_role(value: object) -> bool:
     """Whether ``value`` may name a role."""
     return _matches(_ROLE, value)
+
+
+def is_token_id(value: object) -> bool:
+    """Whether ``value`` may be a ``jti``: 1 to 256 printable ASCII characters without spaces."""
+    return _matches(_TOKEN_ID, value)
 
 
 def is_actor(value: object) -> bool:
@@ -244,6 +249,6 @@ def _origin(claims: Mapping[str, Any], own: Origin) -> Origin:
     if not isinstance(value, dict) or value.keys() != {"iss", "jti", "iat", "exp"}:
         raise Refused(Refusal.TOKEN_ID)
     issuer, token_id = value["iss"], value["jti"]
-    if not isinstance(issuer, str) or not (token_id == "" or _matches(_TOKEN_ID, token_id)):
+    if not isinstance(issuer, str) or not (token_id == "" or is_token_id(token_id)):
         raise Refused(Refusal.TOKEN_ID)
     return Origin(issuer, token_id, _time(value, "iat"), _time(value, "exp"))

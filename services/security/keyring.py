@@ -39,9 +39,10 @@ class _Entry:
 class Keyring:
     """Gives out tenants' keys. Safe to use from several threads; several processes may share one key store.
 
-    Keys are cached unwrapped for ``lifetime`` seconds at most (so that a master key that is taken away works), and
-    compared with the store whenever the last look is ``staleness`` seconds old: what another process rotates or
-    shreds takes effect here within that time. If the store cannot be read then, no key is given out.
+    Keys are used unwrapped for ``lifetime`` seconds at most, so that taking the master key away has its effect (those
+    that nobody asks for are dropped a quarter of that later, while others are asked for). They are compared with the
+    store whenever the last look is ``staleness`` seconds old: what another process rotates or shreds takes effect
+    here within that time. If the store cannot be read then, no key is given out.
 
     Methods block (a database, the master key) unless they say otherwise.
     """

@@ -105,6 +105,8 @@ def _data(answer: Mapping[str, object]) -> bytes:
 
 
 def _run(argv: Sequence[str], request: bytes, timeout: float) -> bytes:
+    if not argv:
+        raise MasterKeyUnavailable(f"{_COMMAND_NAME} is empty")
     try:
         process = subprocess.Popen(  # noqa: S603 - the operator's own setting, run without a shell
             list(argv),

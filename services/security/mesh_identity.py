@@ -98,4 +98,4 @@ class MeshPeers:
 
 def speaks_for(identity: SpiffeId, actor: str) -> bool:
     """Whether a peer with ``identity`` may present a token whose nearest actor is ``actor``."""
-    return actor in {identity.service, str(identity)}
+    return bool(identity.path) and actor in {identity.service, str(identity)}

@@ -10,7 +10,7 @@ from typing import Any
 import jwt
 
 from services.corpus.errors import Violations
-from services.security.claims import LONGEST_LIFETIME, is_group, is_role, is_subject, is_tenant
+from services.security.claims import LONGEST_LIFETIME, is_group, is_role, is_subject, is_tenant, is_token_id
 from services.security.keysets import shared_secret
 
 
@@ -44,13 +44,15 @@ class TokenMinter:
         violations.require(all(map(is_group, groups)), "groups", "must be names that 'group:NAME' can hold")
         violations.require(all(map(is_role, roles)), "roles", "must be names of roles")
         violations.require(0 < lifetime <= LONGEST_LIFETIME, "lifetime", f"must be 1 to {LONGEST_LIFETIME} seconds")
+        token_id = secrets.token_hex(16) if token_id is None else token_id
+        violations.require(is_token_id(token_id), "token_id", "must be printable ASCII without spaces")
         violations.raise_if_any()
         now = int(self._clock())
         return self.sign(
             {
                 "iat": now,
                 "exp": now + lifetime,
-                "jti": secrets.token_hex(16) if token_id is None else token_id,
+                "jti": token_id,
                 "sub": subject,
                 "tenant": tenant,
                 "groups": sorted(set(groups)),

@@ -105,7 +105,7 @@ class RevocationFeed:
             self._flight = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        began = self._monotonic()
+        began = self._attempted_at
         try:
             batch = await self._store.read(self._cursor)
             self._known.apply(batch.revocations)

@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from services.corpus.errors import Unavailable
 from services.security.revocation import Batch, Revocation, SubjectRevoked, TokenRevoked
 
 _BUSY = 2.0
+_Result = TypeVar("_Result")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS revocation (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -37,7 +40,9 @@ class SqliteRevocationStore:
     def __init__(self, path: Path) -> None:
         """Nothing is opened before the first call."""
         self._path = path
-        self._lock = threading.Lock()
+        # A thread of its own: in the shared pool a read would wait behind embedding and parsing, and while nobody knows
+        # what is revoked, nobody gets in.
+        self._thread: ThreadPoolExecutor | None = None
         self._reader: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._opened = 0
@@ -45,15 +50,23 @@ class SqliteRevocationStore:
 
     async def add(self, revocation: Revocation, now: float) -> None:
         """Commit a revocation with ``synchronous=FULL`` and drop what expired before ``now``."""
-        await asyncio.to_thread(self._add, revocation, now)
+        await self._in_thread(partial(self._add, revocation, now))
 
     async def read(self, after: object) -> Batch:
         """What was added after the cursor; all of it if the file was replaced since."""
-        return await asyncio.to_thread(self._read, after)
+        return await self._in_thread(partial(self._read, after))
 
     async def close(self) -> None:
-        """Close the connection that reads."""
-        await asyncio.to_thread(self._close)
+        """Close the connection that reads, and end the thread; another call begins anew."""
+        if self._thread is not None:
+            await self._in_thread(self._forget)
+            self._thread.shutdown(wait=False)
+            self._thread = None
+
+    async def _in_thread(self, work: Callable[[], _Result]) -> _Result:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="revocations")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _add(self, revocation: Revocation, now: float) -> None:
         with _unavailable("revocations cannot be stored"), closing(self._connect(create=True)) as connection:
@@ -65,7 +78,7 @@ class SqliteRevocationStore:
             connection.execute("COMMIT")
 
     def _read(self, after: object) -> Batch:
-        with self._lock, _unavailable("revocations cannot be read"):
+        with _unavailable("revocations cannot be read"):
             try:
                 return self._changes(self._open(), after)
             except (sqlite3.Error, OSError):
@@ -101,7 +114,7 @@ class SqliteRevocationStore:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         before = self._identity()
-        connection = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None)
         with ExitStack() as stack:
             stack.callback(connection.close)
             connection.execute("PRAGMA synchronous=FULL")
@@ -114,10 +127,6 @@ class SqliteRevocationStore:
     def _identity(self) -> tuple[int, int]:
         status = self._path.stat()
         return status.st_dev, status.st_ino
-
-    def _close(self) -> None:
-        with self._lock:
-            self._forget()
 
     def _forget(self) -> None:
         if self._reader is not None:

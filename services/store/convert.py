@@ -5,7 +5,7 @@ from __future__ import annotations
 from groundwire.store.v1 import store_service_pb2 as pb
 from services.corpus.errors import Violations
 from services.vectorstores import wire
-from services.vectorstores.ports import Partition
+from services.vectorstores.ports import Partition, Vector
 
 
 def parse_deletion(request: pb.DeleteChunksRequest) -> tuple[Partition, str | None, int | None]:
@@ -18,24 +18,41 @@ def parse_deletion(request: pb.DeleteChunksRequest) -> tuple[Partition, str | No
     return partition, request.document_id or None, request.before_version or None
 
 
-def parse_document(partition_message: pb.Partition, document_id: str) -> Partition:
-    """The partition of a request about one document."""
+def parse_assignment(request: pb.AssignReadersRequest) -> Partition:
+    """The partition of a request about one document's readers."""
     violations = Violations()
-    partition = wire.parse_partition(partition_message, violations)
-    violations.require(bool(document_id), "document_id", "must not be empty")
+    partition = wire.parse_partition(request.partition, violations)
+    violations.require(bool(request.document_id), "document_id", "must not be empty")
+    violations.require(request.reader_set >= 0, "reader_set", "must not be negative")
     violations.raise_if_any()
     return partition
 
 
-def parse_search(
-    request: pb.SearchDenseRequest | pb.SearchLexicalRequest,
-) -> tuple[Partition, int, frozenset[int] | None]:
+def parse_dense(request: pb.SearchDenseRequest) -> tuple[Partition, Vector, int, frozenset[int] | None]:
+    """The partition, the question's vector, the limit, and the reader sets (None for all)."""
+    violations = Violations()
+    partition, limit = _parse_search(request, violations)
+    vector = wire.parse_vector(request.vector, "vector", violations)
+    violations.raise_if_any()
+    return partition, vector, limit, _reader_sets(request)
+
+
+def parse_lexical(request: pb.SearchLexicalRequest) -> tuple[Partition, int, frozenset[int] | None]:
     """The partition, the limit, and the reader sets (None for all)."""
     violations = Violations()
-    partition = wire.parse_partition(request.partition, violations)
-    limit = wire.parse_limit(request.limit, violations)
+    partition, limit = _parse_search(request, violations)
     violations.raise_if_any()
-    return partition, limit, frozenset(request.reader_sets.ids) if request.HasField("reader_sets") else None
+    return partition, limit, _reader_sets(request)
+
+
+def _parse_search(
+    request: pb.SearchDenseRequest | pb.SearchLexicalRequest, violations: Violations
+) -> tuple[Partition, int]:
+    return wire.parse_partition(request.partition, violations), wire.parse_limit(request.limit, violations)
+
+
+def _reader_sets(request: pb.SearchDenseRequest | pb.SearchLexicalRequest) -> frozenset[int] | None:
+    return frozenset(request.reader_sets.ids) if request.HasField("reader_sets") else None
 
 
 def parse_fetch(request: pb.FetchChunksRequest) -> Partition:

@@ -35,22 +35,19 @@ class StoreServicer(rpc.StoreServiceServicer):
 
     async def AssignReaders(self, request: pb.AssignReadersRequest, context: Context) -> pb.AssignReadersResponse:
         """See the contract."""
-        partition = convert.parse_document(request.partition, request.document_id)
+        partition = convert.parse_assignment(request)
         await self._store.assign_readers(partition, request.document_id, request.reader_set)
         return pb.AssignReadersResponse()
 
     async def SearchDense(self, request: pb.SearchDenseRequest, context: Context) -> pb.SearchDenseResponse:
         """See the contract."""
-        partition, limit, reader_sets = convert.parse_search(request)
-        violations = Violations()
-        vector = wire.parse_vector(request.vector, "vector", violations)
-        violations.raise_if_any()
+        partition, vector, limit, reader_sets = convert.parse_dense(request)
         hits = await self._store.search_dense(partition, vector, limit, reader_sets)
         return pb.SearchDenseResponse(hits=map(wire.hit_to_pb, hits))
 
     async def SearchLexical(self, request: pb.SearchLexicalRequest, context: Context) -> pb.SearchLexicalResponse:
         """See the contract."""
-        partition, limit, reader_sets = convert.parse_search(request)
+        partition, limit, reader_sets = convert.parse_lexical(request)
         hits = await self._store.search_lexical(partition, list(request.terms), limit, reader_sets)
         return pb.SearchLexicalResponse(hits=map(wire.hit_to_pb, hits))
 

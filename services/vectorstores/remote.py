@@ -70,6 +70,8 @@ class RemoteVectorStore:
         self, partition: Partition, vector: Vector, limit: int, reader_sets: frozenset[int] | None
     ) -> list[StoreHit]:
         """See the port."""
+        if limit <= 0:
+            return []
         request = pb.SearchDenseRequest(
             partition=wire.partition_to_pb(partition),
             vector=wire.vector_to_bytes(vector),
@@ -82,6 +84,8 @@ class RemoteVectorStore:
         self, partition: Partition, terms: Sequence[str], limit: int, reader_sets: frozenset[int] | None
     ) -> list[StoreHit]:
         """See the port."""
+        if limit <= 0:
+            return []
         request = pb.SearchLexicalRequest(
             partition=wire.partition_to_pb(partition),
             terms=terms,

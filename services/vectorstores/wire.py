@@ -125,7 +125,8 @@ def parse_chunks(messages: Sequence[pb.StoredChunk], violations: Violations) -> 
         path = f"chunks[{place}]"
         violations.require(bool(message.chunk_id), f"{path}.chunk_id", "must not be empty")
         violations.require(bool(message.document_id), f"{path}.document_id", "must not be empty")
-        violations.require(message.version > 0, f"{path}.version", "must be positive")
+        for name in ("version", "ordinal", "reader_set"):
+            violations.require(getattr(message, name) >= 0, f"{path}.{name}", "must not be negative")
         parse_vector(message.vector, f"{path}.vector", violations)
     violations.raise_if_any()
     return [chunk_from_pb(message) for message in messages]

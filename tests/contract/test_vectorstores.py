@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import httpx
@@ -18,6 +20,10 @@ import numpy as np
 import pytest
 
 from services.corpus.errors import FailedPrecondition, InvalidRequest
+from services.runtime.process import Process
+from services.runtime.server import Server
+from services.store.assembly import assemble
+from services.store.settings import StoreSettings
 from services.vectorstores.embedded import open_embedded, open_with_chroma_server
 from services.vectorstores.memory import MemoryVectorStore
 from services.vectorstores.ports import FetchedChunk, Partition, StoredChunk, StoreHit, Vector, VectorStore
@@ -102,9 +108,10 @@ def wait_for_heartbeat(process: subprocess.Popen[bytes], port: int) -> None:
             time.sleep(0.05)  # between two looks at a condition that nothing announces
 
 
-@pytest.fixture(scope="session", params=["memory", "chroma-embedded", "chroma-server"])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStore]:
-    # One store for all tests, which each take a partition of their own: opening Chroma is slow.
+@pytest.fixture(scope="session", params=["memory", "chroma-embedded", "chroma-server", "remote"])
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStore | str]:
+    """A store, or the address of one; one for all tests, which each take a partition of their own."""
+
     async def open_it() -> VectorStore:
         match request.param:
             case "chroma-embedded":
@@ -115,9 +122,47 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             case _:
                 return MemoryVectorStore()
 
-    opened = asyncio.run(open_it())
-    yield opened
-    asyncio.run(opened.close())
+    if request.param == "remote":
+        with store_service(tmp_path_factory.mktemp("remote")) as address:
+            yield address
+        return
+    store = asyncio.run(open_it())
+    yield store
+    asyncio.run(store.close())
+
+
+@contextmanager
+def store_service(directory: Path) -> Iterator[str]:
+    """A StoreService before a memory store, on an event loop of its own, which outlives those of the tests."""
+    address = f"unix:{directory}/store.sock"
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever)
+    thread.start()
+
+    async def start() -> Server:
+        settings = StoreSettings(data_dir=directory)
+        service = await assemble(settings, Process(), store=MemoryVectorStore())
+        server = Server(service, settings)
+        await server.start(address)
+        return server
+
+    server = asyncio.run_coroutine_threadsafe(start(), loop).result()
+    yield address
+    asyncio.run_coroutine_threadsafe(server.drain(delay=0, grace=0), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+async def store(opened: VectorStore | str) -> AsyncIterator[VectorStore]:
+    if not isinstance(opened, str):
+        yield opened
+        return
+    # A channel belongs to the event loop that it was made on.
+    remote = Process().remote_store(opened, "tests", "store")
+    yield remote
+    await remote.close()
 
 
 @pytest.fixture
@@ -249,7 +294,9 @@ async def test_fetch_keeps_the_order_and_leaves_out_the_unknown(store: VectorSto
 # --- removing -----------------------------------------------------------------------------------------------------
 
 
-async def test_delete_removes_older_versions_and_spares_newer_ones_and_other_documents(store: VectorStore, partition: Partition) -> None:
+async def test_delete_removes_older_versions_and_spares_newer_ones_and_other_documents(
+    store: VectorStore, partition: Partition
+) -> None:
     await store.upsert_chunks(
         partition,
         [*(chunk(i, version=version) for version in (1, 2, 3) for i in range(3)), chunk(0, document="other")],
@@ -305,12 +352,12 @@ async def test_a_partition_that_was_never_written_is_empty(store: VectorStore, p
 
 async def test_partitions_share_nothing(store: VectorStore) -> None:
     n = next(_numbers)
-    # Tenant and collection must not run together: three of these would be one if they were merely joined.
+    # Tenant and collection must not run together: some of these would be one if they were merely joined.
     partitions = [
         Partition(f"t{n}", "c"),
         Partition(f"t{n}", "c2"),
         Partition(f"u{n}", "c"),
-        Partition(f"t{n}c", ""),
+        Partition(f"t{n}c", "2"),
         Partition(f"t{n}\0c", "x"),
         Partition(f"t{n}", "c\0x"),
     ]

@@ -269,10 +269,14 @@ WRONG: list[tuple[str, Message | bytes, list[str]]] = [
     ),
     (
         "store/AssignReaders",
-        store_pb.AssignReadersRequest(),
-        ["partition.tenant", "partition.collection", "document_id"],
+        store_pb.AssignReadersRequest(reader_set=-1),
+        ["partition.tenant", "partition.collection", "document_id", "reader_set"],
     ),
-    ("store/SearchDense", store_pb.SearchDenseRequest(limit=-1), ["partition.tenant", "partition.collection", "limit"]),
+    (
+        "store/SearchDense",
+        store_pb.SearchDenseRequest(limit=-1),
+        ["partition.tenant", "partition.collection", "limit", "vector"],
+    ),
     (
         "store/SearchDense",
         store_pb.SearchDenseRequest(partition=store_pb.Partition(tenant="t", collection="c"), limit=1, vector=b"abc"),

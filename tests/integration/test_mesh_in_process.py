@@ -25,8 +25,8 @@ from services.query.servicer import QueryServicer
 from services.runtime.unbuilt import unbuilt_methods
 from services.vectorstores.memory import MemoryVectorStore
 from services.vectorstores.ports import Partition, StoredChunk, StoreHit, Vector
-from tests.serving import until
 from tests.support.mesh import GROUP, Mesh, ended, open_mesh
+from tests.support.serving import until
 
 EVERYBODY = core_pb2.Access(readers=["tenant:*"])
 UNBUILT = {

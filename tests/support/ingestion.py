@@ -16,7 +16,8 @@ from services.corpus.document import Collection, Document, MediaType
 from services.corpus.principal import Access, Caller
 from services.embedding.memory import HashingEmbedder
 from services.ingestion.adapters.parsing.in_process import InProcessParser
-from services.ingestion.ingestion import Draft, IngestionLimits, Ingestor, Outcome
+from services.ingestion.batch import Draft, Outcome
+from services.ingestion.ingestion import IngestionLimits, Ingestor
 from services.ingestion.library import Library
 from services.ingestion.parsed import ChunkLimits, DocumentParser, SplitDocument
 from services.vectorstores.memory import MemoryVectorStore

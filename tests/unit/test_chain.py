@@ -26,7 +26,7 @@ from services.corpus.principal import Caller
 from services.runtime import server as server_module
 from services.runtime.identity import current_caller
 from services.runtime.settings import DevelopmentOptions, Settings
-from tests.serving import ECHO, RULE, SHAPES, Serving, Text, begin, call, echo_service, ended, path, until
+from tests.support.serving import ECHO, RULE, SHAPES, Serving, Text, begin, call, echo_service, ended, path, until
 
 SECRET = "the salary of Alice is a secret"
 each_shape = pytest.mark.parametrize("method", SHAPES)

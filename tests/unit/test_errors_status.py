@@ -30,7 +30,7 @@ from services.corpus.errors import (
     Violations,
 )
 from services.runtime.status import CODES, code_of, from_rpc_error, reasons
-from tests.serving import Serving, call, echo_service, ended, path
+from tests.support.serving import Serving, call, echo_service, ended, path
 
 
 def subclasses(kind: type[GroundwireError]) -> Iterator[type[GroundwireError]]:

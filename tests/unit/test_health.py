@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from interceptors._shapes import Context
 from services.resilience.health import HealthBoard, ServingStatus
 from services.runtime.server import READINESS, Server
-from tests.serving import ECHO, RawClient, Serving, begin, call, echo_service, ended, until
+from tests.support.serving import ECHO, RawClient, Serving, begin, call, echo_service, ended, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -20,12 +20,13 @@ from services.corpus.errors import (
     Unavailable,
 )
 from services.corpus.principal import Access
-from services.ingestion.ingestion import Draft, Failure, IngestionLimits, Ingestor, Outcome
+from services.ingestion.batch import Draft, Failure, Outcome
+from services.ingestion.ingestion import IngestionLimits, Ingestor
 from services.ingestion.library import CollectionChanges
 from services.ingestion.parsed import FailureReason, ParseFailure
 from services.vectorstores.ports import Partition
-from tests.serving import until
 from tests.support.ingestion import ADMIN, ALICE, BOB, SMALL, TENANT, FailingParser, World
+from tests.support.serving import until
 
 EVERYBODY = Access(frozenset({"tenant:*"}))
 GOOD = Draft(b"Good news for all.", document_id="good")

@@ -16,7 +16,7 @@ from services.corpus.errors import FieldViolation, InvalidRequest
 from services.corpus.filter import Equals
 from services.corpus.principal import Access
 from services.ingestion import convert
-from services.ingestion.ingestion import Failure, Outcome
+from services.ingestion.batch import Failure, Outcome
 from services.ingestion.library import CollectionChanges
 from services.ingestion.parsed import FailureReason
 from services.runtime import paging
@@ -31,7 +31,7 @@ def violated(read: Callable[[], object]) -> list[str]:
 
 
 def batch(*documents: pb.DocumentInput, **fields: str) -> convert.Batch:
-    return convert.read_batch(pb.IngestDocumentsRequest(documents=documents, **fields))  # type: ignore[arg-type] # text
+    return convert.read_batch(pb.IngestDocumentsRequest(documents=documents, **fields))
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from services.corpus.errors import AlreadyExists, NotFound, Unavailable
 from services.corpus.filter import Equals
 from services.corpus.principal import Access, Caller
-from services.ingestion.ingestion import Draft
+from services.ingestion.batch import Draft
 from services.ingestion.library import CollectionChanges
 from tests.support.ingestion import ALICE, BOB, TENANT, World
 

@@ -13,7 +13,7 @@ from services.corpus.errors import DeadlineExceeded, GroundwireError, InvalidReq
 from services.ingestion.store_writer import StoreWriter
 from services.vectorstores.memory import MemoryVectorStore
 from services.vectorstores.ports import Partition, StoredChunk
-from tests.serving import until
+from tests.support.serving import until
 
 HERE = Partition("acme", "default")
 THERE = Partition("acme", "other")

@@ -13,7 +13,7 @@ from services.runtime import lifecycle
 from services.runtime.lifecycle import serve_until_stopped
 from services.runtime.server import Server
 from services.runtime.settings import DrainOptions, Settings
-from tests.serving import Serving, echo_service, until
+from tests.support.serving import Serving, echo_service, until
 
 
 async def start(serving: Serving, name: str, order: list[str], directory: Path) -> Server:

@@ -18,7 +18,7 @@ from services.security.permissions import (
     permits,
     rule_table,
 )
-from tests.serving import make_service
+from tests.support.serving import make_service
 
 STORE = store_service_pb2.DESCRIPTOR.services_by_name["StoreService"]
 

@@ -18,7 +18,7 @@ from services.runtime.reflection import SERVICES as REFLECTION_SERVICES
 from services.runtime.server import Server
 from services.runtime.settings import ConfigurationError, Settings
 from services.security.permissions import UnmappedMethodError
-from tests.serving import (
+from tests.support.serving import (
     ECHO,
     RULE,
     SHAPES,

@@ -45,7 +45,6 @@ class GenerationOverGrpc:
             min_confidence=min_confidence,
         )
         call = self._stub.StreamGenerate(request)
-        written: Written | None = None
         try:
             async for event in call:
                 match event.WhichOneof("event"):
@@ -56,16 +55,13 @@ class GenerationOverGrpc:
                     case "reset":
                         yield Reset(event.reset.reason)
                     case "final":
-                        # Kept until the status has come: leaving before it would look like a cancelled call.
-                        written = _written(event.final)
+                        yield _written(event.final)
                     case _:
                         pass  # a step of a later release
         except grpc.aio.AioRpcError as error:
             raise self._to_error(error) from error
         finally:
             call.cancel()  # does nothing to a call that has ended
-        if written is not None:
-            yield written
 
     async def close(self) -> None:
         """See the port."""

@@ -37,7 +37,7 @@ SHAPES = {
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for something that nothing announces; the test's own time-out ends a wait in vain."""
-    while not condition():  # noqa: ASYNC110 - there is no event to wait for
+    while not condition():
         await asyncio.sleep(0.002)
 
 
@@ -268,8 +268,26 @@ class RawClient:
         await writer.drain()
         return cls(reader, writer)
 
-    async def call(self, method_path: str, message: bytes, *, stream: int = 1) -> None:
-        """Send a complete unary request."""
+    async def call(self, method_path: str, message: bytes, *, stream: int = 1, promised: int = 0) -> None:
+        """Send a unary request; one that has ``promised`` more bytes is not complete."""
+        block = self._headers(method_path)
+        body = b"\0" + (len(message) + promised).to_bytes(4, "big") + message
+        self._writer.write(_frame(1, 0x4, stream, block) + _frame(0, 0 if promised else 1, stream, body))
+        await self._writer.drain()
+
+    async def begin_and_reset(self, method_path: str, streams: range) -> None:
+        """Begin a call on each stream (odd numbers) and take it back at once."""
+        for stream in streams:
+            reset = _frame(3, 0, stream, (8).to_bytes(4, "big"))
+            self._writer.write(_frame(1, 0x4, stream, self._headers(method_path)) + reset)
+        await self._writer.drain()
+
+    async def close(self) -> None:
+        """Drop the connection."""
+        self._pump.cancel()
+        self._writer.close()
+
+    def _headers(self, method_path: str) -> bytes:
         fields = {
             ":method": "POST",
             ":scheme": "http",
@@ -279,15 +297,7 @@ class RawClient:
             "content-type": "application/grpc",
         }
         # HPACK: literal fields without indexing, names and values not compressed (RFC 7541, 6.2.2).
-        block = b"".join(b"\0" + _literal(name) + _literal(value) for name, value in fields.items())
-        body = b"\0" + len(message).to_bytes(4, "big") + message
-        self._writer.write(_frame(1, 0x4, stream, block) + _frame(0, 0x1, stream, body))
-        await self._writer.drain()
-
-    async def close(self) -> None:
-        """Drop the connection."""
-        self._pump.cancel()
-        self._writer.close()
+        return b"".join(b"\0" + _literal(name) + _literal(value) for name, value in fields.items())
 
     async def _answer_settings(self) -> None:
         while True:

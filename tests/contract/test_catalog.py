@@ -1,0 +1,530 @@
+"""The contract of the Catalog port, which every adapter keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.catalog.memory import MemoryCatalog
+from services.catalog.ports import Catalog
+from services.catalog.sql import SqlCatalog
+from services.corpus.document import Collection, Document, DocumentState, MediaType
+from services.corpus.errors import AlreadyExists, FailedPrecondition, GroundwireError, NotFound, Unavailable
+from services.corpus.filter import Equals, In, Not, Range
+from services.corpus.principal import EVERYBODY, Access
+
+NOW = datetime(2026, 5, 17, 12, 30, 15, 123456, tzinfo=UTC)
+ALICE = frozenset({EVERYBODY, "user:alice", "group:hr"})
+BOB = frozenset({EVERYBODY, "user:bob"})
+TO_ALICE = Access(frozenset({"user:alice"}))
+TO_HR = Access(frozenset({"group:hr", "user:carol"}))
+TO_ALL = Access(frozenset({EVERYBODY}))
+TO_NOBODY = Access(frozenset())
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Catalog]:
+    opened: Catalog = (
+        MemoryCatalog() if request.param == "memory" else await SqlCatalog.open_sqlite(tmp_path / "catalog.sqlite3")
+    )
+    yield opened
+    await opened.close()
+
+
+def collection(name: str = "c", tenant: str = "t", **changes: Any) -> Collection:
+    made = Collection(tenant, name, "model-a", 384, None, None, NOW)
+    return replace(made, **changes)
+
+
+def document(
+    document_id: str = "d", version: int = 1, *, tenant: str = "t", access: Access = TO_ALL, **changes: Any
+) -> Document:
+    made = Document(
+        tenant=tenant,
+        collection="c",
+        document_id=document_id,
+        version=version,
+        title=f"{document_id} v{version}",
+        uri=f"https://example.org/{document_id}",
+        media_type=MediaType.MARKDOWN,
+        metadata={"year": 2024.0},
+        access=access,
+        owner="user:alice",
+        state=DocumentState.ACTIVE,
+        content_sha256="ab" * 32,
+        chunk_count=3,
+        create_time=NOW,
+        update_time=NOW,
+    )
+    return replace(made, **changes)
+
+
+async def put(catalog: Catalog, made: Document) -> Document:
+    """Plan and activate a version; return the document with the version that it got."""
+    plan = await catalog.plan_version(made.tenant, made.collection, made.document_id, made.access)
+    planned = replace(made, version=plan.version)
+    assert await catalog.activate_version(planned)
+    return planned
+
+
+# --- collections ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("access", [None, TO_NOBODY, TO_HR])
+@pytest.mark.parametrize("retention", [None, 30])
+async def test_a_collection_is_kept_as_it_was_made(
+    catalog: Catalog, access: Access | None, retention: int | None
+) -> None:
+    made = collection(default_access=access, retention_days=retention)
+    assert await catalog.create_collection(made) == made
+    assert await catalog.get_collection("t", "c") == made
+
+
+async def test_a_name_is_taken_within_its_tenant(catalog: Catalog) -> None:
+    await catalog.create_collection(collection())
+    with pytest.raises(AlreadyExists) as taken:
+        await catalog.create_collection(collection(embedding_model="another"))
+    assert taken.value.metadata == {"collection": "c"}
+    kept = await catalog.get_collection("t", "c")
+    assert kept is not None
+    assert kept.embedding_model == "model-a"
+    await catalog.create_collection(collection(tenant="other"))
+    await catalog.create_collection(collection("C"))
+
+
+async def test_an_unknown_collection_is_none(catalog: Catalog) -> None:
+    await catalog.create_collection(collection())
+    assert await catalog.get_collection("t", "x") is None
+    assert await catalog.get_collection("other", "c") is None
+    assert await catalog.get_collection("t", "C") is None
+
+
+async def test_collections_are_listed_by_name_in_pages(catalog: Catalog) -> None:
+    for name in ("b", "a", "c", "B", "a.1", "10", "9"):
+        await catalog.create_collection(collection(name))
+    await catalog.create_collection(collection("foreign", tenant="other"))
+    names = sorted(["b", "a", "c", "B", "a.1", "10", "9"])
+    assert [found.name for found in await catalog.list_collections("t")] == names
+    paged: list[str] = []
+    while page := await catalog.list_collections("t", after=paged[-1] if paged else "", limit=3):
+        assert len(page) <= 3
+        paged += [found.name for found in page]
+    assert paged == names
+
+
+async def test_an_update_changes_what_may_change(catalog: Catalog) -> None:
+    await catalog.create_collection(collection())
+    await catalog.update_collection(
+        collection(embedding_model="another", dimension=7, default_access=TO_HR, retention_days=5)
+    )
+    assert await catalog.get_collection("t", "c") == collection(default_access=TO_HR, retention_days=5)
+    await catalog.update_collection(collection())
+    assert await catalog.get_collection("t", "c") == collection()
+
+
+async def test_what_is_not_there_is_neither_updated_nor_deleted(catalog: Catalog) -> None:
+    await catalog.create_collection(collection(tenant="other"))
+    for attempt in (catalog.update_collection(collection()), catalog.delete_collection("t", "c")):
+        with pytest.raises(NotFound) as missing:
+            await attempt
+        assert (missing.value.reason, missing.value.metadata) == ("COLLECTION_NOT_FOUND", {"collection": "c"})
+    assert await catalog.get_collection("other", "c") is not None
+
+
+async def test_deleting_a_collection_counts_its_active_documents_and_forgets_them(catalog: Catalog) -> None:
+    await catalog.create_collection(collection())
+    for name in ("a", "b", "gone"):
+        await put(catalog, document(name))
+    await catalog.mark_deleted("t", "c", "gone")
+    await put(catalog, document("foreign", tenant="other"))
+    assert await catalog.delete_collection("t", "c") == 2
+    assert await catalog.get_collection("t", "c") is None
+    assert await catalog.get_document("t", "c", "a") is None
+    assert await catalog.get_document("t", "c", "gone") is None
+    assert await catalog.list_readable("t", "c", ALICE) == []
+    assert await catalog.get_document("other", "c", "foreign") is not None
+    await catalog.create_collection(collection())
+    assert await catalog.count_readable("t", "c", ALICE) == 0
+
+
+# --- versions -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_document_is_kept_as_it_was_given(catalog: Catalog) -> None:
+    made = document(
+        title="Größe \U0001f600 'quoted\" %_",
+        metadata={"text": "x", "number": -1.5, "zero": 0.0, "yes": True, "no": False, "list": ("a", "b"), "none": ()},
+        access=TO_HR,
+        media_type=MediaType.PDF,
+        update_time=NOW + timedelta(microseconds=1),
+    )
+    kept = await put(catalog, made)
+    found = await catalog.get_document("t", "c", "d")
+    assert found == kept
+    assert found is not None
+    assert {key: type(value) for key, value in found.metadata.items()} == {
+        key: type(value) for key, value in made.metadata.items()
+    }
+
+
+async def test_versions_count_up_and_no_number_is_given_twice(catalog: Catalog) -> None:
+    plans = [await catalog.plan_version("t", "c", "d", TO_ALL) for _ in range(3)]
+    assert [plan.version for plan in plans] == [1, 2, 3]
+    assert len({plan.reader_set for plan in plans}) == 1
+    for place in (("t", "c", "other"), ("t", "other", "d"), ("other", "c", "d")):
+        assert (await catalog.plan_version(*place, TO_ALL)).version == 1
+
+
+async def test_no_number_is_given_twice_under_contention(catalog: Catalog) -> None:
+    plans = await asyncio.gather(*(catalog.plan_version("t", "c", "d", TO_ALL) for _ in range(50)))
+    assert sorted(plan.version for plan in plans) == list(range(1, 51))
+    assert len({plan.reader_set for plan in plans}) == 1
+
+
+async def test_a_planned_version_is_invisible(catalog: Catalog) -> None:
+    await catalog.plan_version("t", "c", "d", TO_ALL)
+    assert await catalog.get_document("t", "c", "d") is None
+    assert await catalog.list_readable("t", "c", ALICE) == []
+    first = await put(catalog, document())
+    await catalog.plan_version("t", "c", "d", TO_NOBODY)
+    assert await catalog.get_document("t", "c", "d") == first
+
+
+async def test_a_new_version_replaces_the_old_one_but_not_its_birthday(catalog: Catalog) -> None:
+    await put(catalog, document(access=TO_ALICE))
+    later = NOW + timedelta(days=1)
+    second = await put(
+        catalog, document(access=TO_HR, title="new", metadata={}, create_time=later, update_time=later, chunk_count=9)
+    )
+    assert await catalog.get_document("t", "c", "d") == replace(second, create_time=NOW)
+    assert await catalog.find_readable("t", "c", ["d"], frozenset({"user:alice"})) == {}
+
+
+async def test_an_older_plan_never_replaces_a_newer_version(catalog: Catalog) -> None:
+    older, newer = [(await catalog.plan_version("t", "c", "d", TO_ALL)).version for _ in range(2)]
+    assert await catalog.activate_version(document(version=newer, access=TO_ALICE))
+    assert not await catalog.activate_version(document(version=older))
+    assert not await catalog.activate_version(document(version=newer, title="again"))
+    assert await catalog.get_document("t", "c", "d") == document(version=newer, access=TO_ALICE)
+
+
+async def test_a_plan_from_before_a_deletion_does_not_bring_a_document_back(catalog: Catalog) -> None:
+    await put(catalog, document())
+    planned = await catalog.plan_version("t", "c", "d", TO_ALL)
+    assert await catalog.mark_deleted("t", "c", "d")
+    assert not await catalog.activate_version(document(version=planned.version))
+    assert await catalog.list_readable("t", "c", ALICE) == []
+    after = await put(catalog, document())
+    assert after.version > planned.version
+    assert await catalog.list_readable("t", "c", ALICE) == [after]
+
+
+async def test_a_plan_from_before_its_collection_was_deleted_is_void(catalog: Catalog) -> None:
+    await catalog.create_collection(collection())
+    await put(catalog, document())
+    first = await catalog.plan_version("t", "c", "d", TO_ALL)
+    never = await catalog.plan_version("t", "c", "never", TO_ALL)
+    await catalog.delete_collection("t", "c")
+    await catalog.create_collection(collection())
+    assert not await catalog.activate_version(document(version=first.version))
+    assert not await catalog.activate_version(document("never", version=never.version))
+    assert await catalog.list_readable("t", "c", ALICE) == []
+    assert (await put(catalog, document())).version == first.version + 1
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+async def test_only_what_principals_may_read_is_found(catalog: Catalog) -> None:
+    for name, access in {"all": TO_ALL, "alice": TO_ALICE, "hr": TO_HR, "nobody": TO_NOBODY}.items():
+        await put(catalog, document(name, access=access))
+    names = ["all", "alice", "hr", "nobody", "unknown"]
+    for principals, readable in [
+        (ALICE, {"all", "alice", "hr"}),
+        (BOB, {"all"}),
+        (frozenset({"user:carol"}), {"hr"}),
+        (frozenset(), set()),
+    ]:
+        found = await catalog.find_readable("t", "c", names, principals)
+        assert set(found) == readable
+        assert all(found[name].document_id == name for name in found)
+        assert [made.document_id for made in await catalog.list_readable("t", "c", principals)] == sorted(readable)
+        assert await catalog.count_readable("t", "c", principals) == len(readable)
+    # Whoever asks for the entry itself checks access with it.
+    entry = await catalog.get_document("t", "c", "nobody")
+    assert entry is not None
+    assert not entry.access.admits(ALICE)
+
+
+async def test_what_resembles_a_principal_is_not_that_principal(catalog: Catalog) -> None:
+    await put(catalog, document(access=TO_ALICE))
+    for principal in ("user:Alice", "user:alic", "user:alice2", "group:alice", "user:%", "user:al_ce", "%"):
+        assert await catalog.find_readable("t", "c", ["d"], frozenset({principal})) == {}
+
+
+async def test_asking_for_nothing_finds_nothing(catalog: Catalog) -> None:
+    await put(catalog, document())
+    assert await catalog.find_readable("t", "c", [], ALICE) == {}
+    assert await catalog.find_readable("t", "c", ["x", ""], ALICE) == {}
+
+
+async def test_nothing_crosses_tenants_or_collections(catalog: Catalog) -> None:
+    await put(catalog, document())
+    await put(catalog, document(tenant="other", title="theirs"))
+    for tenant, where in (("x", "c"), ("t", "x"), ("T", "c"), ("", "")):
+        assert await catalog.find_readable(tenant, where, ["d"], ALICE) == {}
+        assert await catalog.list_readable(tenant, where, ALICE) == []
+        assert await catalog.count_readable(tenant, where, ALICE) == 0
+        assert await catalog.get_document(tenant, where, "d") is None
+        assert not await catalog.mark_deleted(tenant, where, "d")
+        with pytest.raises(NotFound):
+            await catalog.set_access(tenant, where, "d", TO_ALL)
+    assert [made.title for made in await catalog.list_readable("other", "c", ALICE)] == ["theirs"]
+    assert await catalog.mark_deleted("other", "c", "d")
+    assert await catalog.count_readable("t", "c", ALICE) == 1
+
+
+async def test_many_ids_at_once(catalog: Catalog) -> None:
+    for i in range(20):
+        await put(catalog, document(f"d{i:04}"))
+    found = await catalog.find_readable("t", "c", [f"d{i:04}" for i in range(3000)], ALICE)
+    assert sorted(found) == [f"d{i:04}" for i in range(20)]
+
+
+async def test_pages_by_id_with_a_filter(catalog: Catalog) -> None:
+    for i in range(230):
+        await put(catalog, document(f"d{i:03}", metadata={"even": i % 2 == 0, "n": float(i)}, access=TO_ALL))
+    await put(catalog, document("d000-hidden", metadata={"even": True}, access=TO_NOBODY))
+    paged: list[str] = []
+    while page := await catalog.list_readable(
+        "t", "c", ALICE, filter_=Equals("even", value=True), after=paged[-1] if paged else "", limit=40
+    ):
+        assert len(page) <= 40
+        paged += [made.document_id for made in page]
+    assert paged == [f"d{i:03}" for i in range(0, 230, 2)]
+    # A filter that little satisfies is searched to the end.
+    last = await catalog.list_readable("t", "c", ALICE, filter_=Range("n", 229.0, None), limit=1)
+    assert [made.document_id for made in last] == ["d229"]
+    none = await catalog.list_readable("t", "c", ALICE, filter_=Not(In("even", (True, False))), limit=10)
+    assert none == []
+
+
+# --- reader sets ----------------------------------------------------------------------------------------------------
+
+
+async def test_reader_sets_are_the_same_for_the_same_readers(catalog: Catalog) -> None:
+    async def number(access: Access, tenant: str = "t") -> int:
+        return (await catalog.plan_version(tenant, "c", "d", access)).reader_set
+
+    hr = await number(TO_HR)
+    assert hr == await number(Access(frozenset({"user:carol", "group:hr"})))
+    numbers = [hr, await number(TO_ALICE), await number(TO_ALL), await number(TO_NOBODY)]
+    assert len(set(numbers)) == 4
+    assert all(0 <= n < 2**63 for n in numbers)
+    assert await catalog.reader_sets("t", ALICE) == {numbers[0], numbers[1], numbers[2]}
+    assert await catalog.reader_sets("t", BOB) == {numbers[2]}
+    assert await catalog.reader_sets("t", frozenset()) == frozenset()
+    assert await catalog.reader_sets("other", ALICE) == frozenset()
+
+
+async def test_access_can_be_changed(catalog: Catalog) -> None:
+    made = await put(catalog, document(access=TO_ALL))
+    number = await catalog.set_access("t", "c", "d", TO_ALICE)
+    assert number in await catalog.reader_sets("t", ALICE)
+    assert number not in await catalog.reader_sets("t", BOB)
+    assert (await catalog.plan_version("t", "c", "other", TO_ALICE)).reader_set == number
+    assert await catalog.find_readable("t", "c", ["d"], BOB) == {}
+    changed = (await catalog.find_readable("t", "c", ["d"], ALICE))["d"]
+    assert replace(changed, update_time=NOW) == replace(made, access=TO_ALICE)
+
+
+async def test_access_of_what_is_not_there_cannot_be_changed(catalog: Catalog) -> None:
+    await put(catalog, document())
+    await catalog.mark_deleted("t", "c", "d")
+    for name in ("d", "unknown"):
+        with pytest.raises(NotFound) as missing:
+            await catalog.set_access("t", "c", name, TO_ALL)
+        assert missing.value.metadata == {"document_id": name}
+
+
+# --- deleting -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_deleted_document_is_blocked_at_once(catalog: Catalog) -> None:
+    made = await put(catalog, document())
+    assert await catalog.mark_deleted("t", "c", "d")
+    assert await catalog.find_readable("t", "c", ["d"], ALICE) == {}
+    assert await catalog.list_readable("t", "c", ALICE) == []
+    assert await catalog.count_readable("t", "c", ALICE) == 0
+    entry = await catalog.get_document("t", "c", "d")
+    assert entry is not None
+    assert (entry.state, entry.version) == (DocumentState.DELETED, made.version)
+    assert not await catalog.mark_deleted("t", "c", "d")
+    assert not await catalog.mark_deleted("t", "c", "unknown")
+
+
+async def test_the_catalog_can_be_checked(catalog: Catalog) -> None:
+    await catalog.check()
+
+
+# --- two adapters, one behaviour ------------------------------------------------------------------------------------
+
+_names = st.sampled_from(["a", "b"])
+_access = st.sampled_from([TO_ALL, TO_ALICE, TO_HR, TO_NOBODY])
+_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("create"), _names),
+        st.tuples(st.just("drop"), _names),
+        st.tuples(st.just("plan"), _names, _names, _access),
+        st.tuples(st.just("activate"), _names, _names, _access, st.integers(1, 4)),
+        st.tuples(st.just("access"), _names, _names, _access),
+        st.tuples(st.just("delete"), _names, _names),
+    ),
+    max_size=25,
+)
+
+
+async def _do(catalog: Catalog, step: tuple[Any, ...]) -> Any:
+    """One step's result, with reader sets by what they admit: their numbers are each adapter's own."""
+    match step:
+        case ("create", name):
+            return await catalog.create_collection(collection(name))
+        case ("drop", name):
+            return await catalog.delete_collection("t", name)
+        case ("plan", where, name, access):
+            return (await catalog.plan_version("t", where, name, access)).version
+        case ("activate", where, name, access, version):
+            # Versions come from plans: one that was never planned is not activated.
+            planned = (await catalog.plan_version("t", where, name, access)).version
+            made = document(name, min(version, planned), access=access, collection=where)
+            return await catalog.activate_version(made)
+        case ("access", where, name, access):
+            return await catalog.set_access("t", where, name, access) in await catalog.reader_sets("t", ALICE)
+        case _:
+            return await catalog.mark_deleted("t", *step[1:])
+
+
+async def _result(catalog: Catalog, step: tuple[Any, ...]) -> Any:
+    try:
+        return await _do(catalog, step)
+    except GroundwireError as error:
+        return type(error), error.reason, error.metadata
+
+
+async def _view(catalog: Catalog) -> Any:
+    view: list[Any] = [await catalog.list_collections("t")]
+    for where in ("a", "b"):
+        for principals in (ALICE, BOB):
+            readable = await catalog.list_readable("t", where, principals)
+            view.append([replace(made, update_time=NOW) for made in readable])
+            view.append(await catalog.count_readable("t", where, principals))
+        for name in ("a", "b"):
+            entry = await catalog.get_document("t", where, name)
+            view.append(entry and replace(entry, update_time=NOW))
+    return view
+
+
+@settings(deadline=None, max_examples=25)
+@given(_steps)
+def test_adapters_agree_whatever_happens(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]]
+) -> None:
+    async def compare() -> None:
+        memory = MemoryCatalog()
+        sql = await SqlCatalog.open_sqlite(tmp_path_factory.mktemp("catalog") / "catalog.sqlite3")
+        try:
+            for step in steps:
+                assert await _result(sql, step) == await _result(memory, step), step
+            assert await _view(sql) == await _view(memory)
+        finally:
+            await sql.close()
+
+    asyncio.run(compare())
+
+
+# --- what only a database has to keep -------------------------------------------------------------------------------
+
+
+async def test_everything_outlives_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "catalog.sqlite3"
+    first = await SqlCatalog.open_sqlite(path)
+    await first.create_collection(collection(default_access=TO_HR))
+    made = await put(first, document(access=TO_HR))
+    await put(first, document("gone"))
+    planned = await first.plan_version("t", "c", "gone", TO_ALL)
+    await first.mark_deleted("t", "c", "gone")
+    sets = await first.reader_sets("t", ALICE)
+    await first.close()
+
+    second = await SqlCatalog.open_sqlite(path)
+    assert await second.get_collection("t", "c") == collection(default_access=TO_HR)
+    assert await second.list_readable("t", "c", ALICE) == [made]
+    assert await second.reader_sets("t", ALICE) == sets
+    assert not await second.activate_version(document("gone", version=planned.version))
+    assert (await second.plan_version("t", "c", "d", TO_ALL)).version == 2
+    await second.close()
+
+
+async def test_two_processes_share_a_file(tmp_path: Path) -> None:
+    catalogs = [await SqlCatalog.open_sqlite(tmp_path / "catalog.sqlite3") for _ in range(3)]
+    plans = await asyncio.gather(*(each.plan_version("t", "c", "d", TO_ALL) for each in catalogs for _ in range(10)))
+    assert sorted(plan.version for plan in plans) == list(range(1, 31))
+    made = [await put(each, document(f"d{i}")) for i, each in enumerate(catalogs)]
+    for each in catalogs:
+        assert await each.list_readable("t", "c", ALICE) == made
+        await each.close()
+
+
+async def test_a_reader_sees_the_old_version_or_the_new_one(tmp_path: Path) -> None:
+    catalog = await SqlCatalog.open_sqlite(tmp_path / "catalog.sqlite3")
+    await put(catalog, document(title="v1", metadata={"v": 1.0}))
+    done = asyncio.Event()
+
+    async def write() -> None:
+        for i in range(2, 30):
+            await put(catalog, document(title=f"v{i}", metadata={"v": float(i)}))
+        done.set()
+
+    async def read() -> None:
+        while not done.is_set():
+            found = (await catalog.find_readable("t", "c", ["d"], ALICE))["d"]
+            assert found.title == f"v{found.version}"
+            assert found.metadata == {"v": float(found.version)}
+
+    await asyncio.gather(write(), read(), read())
+    await catalog.close()
+
+
+async def test_a_catalog_of_another_format_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    await (await SqlCatalog.open_sqlite(path)).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE catalog_format SET format = 999")
+    connection.close()
+    with pytest.raises(FailedPrecondition, match="format 999"):
+        await SqlCatalog.open_sqlite(path)
+
+
+async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    path.write_bytes(b"not a database at all" * 1000)
+    with pytest.raises(Unavailable) as broken:
+        await SqlCatalog.open_sqlite(path)
+    assert str(tmp_path) not in broken.value.message
+    assert path.read_bytes() == b"not a database at all" * 1000
+
+
+async def test_the_catalog_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "catalog.sqlite3"
+    catalog = await SqlCatalog.open_sqlite(path)
+    assert path.parent.stat().st_mode & 0o077 == 0
+    await catalog.close()
