@@ -24,6 +24,30 @@ class VersionPlan:
     reader_set: int
 
 
+class FieldCipher(Protocol):
+    """Encrypts what a catalog keeps, bound to its place; blocking, called from worker threads."""
+
+    def seal(self, tenant: str, document_id: str, version: int, field: str, plaintext: bytes) -> bytes:
+        """The bytes to keep."""
+
+    def open(self, tenant: str, document_id: str, version: int, field: str, token: bytes) -> bytes:
+        """The plaintext; DataLoss unless ``token`` was sealed for exactly this place."""
+
+
+class ClearFields:
+    """A FieldCipher that encrypts nothing."""
+
+    def seal(self, tenant: str, document_id: str, version: int, field: str, plaintext: bytes) -> bytes:
+        """See the port."""
+        del tenant, document_id, version, field
+        return plaintext
+
+    def open(self, tenant: str, document_id: str, version: int, field: str, token: bytes) -> bytes:
+        """See the port."""
+        del tenant, document_id, version, field
+        return token
+
+
 class Catalog(Protocol):
     """Collections, documents and access. Methods may raise Unavailable when the database does not answer.
 

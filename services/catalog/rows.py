@@ -8,22 +8,29 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from services.catalog.ports import FieldCipher
 from services.corpus.document import Collection, Document, DocumentState, MediaType
-from services.corpus.filter import Metadata
+from services.corpus.errors import DataLoss
 from services.corpus.principal import Access
 
 
-def document_of(row: Row[Any], access: Access) -> Document:
-    """A row of ``documents``, with the access that its reader set stands for."""
+def document_of(row: Row[Any], access: Access, cipher: FieldCipher) -> Document:
+    """A row of ``documents``, with the access that its reader set stands for; DataLoss if it does not open."""
+    sealed = cipher.open(row.tenant, row.document_id, row.version, _details_field(row.collection), row.details)
+    try:
+        details = json.loads(sealed)
+        title, uri, metadata = str(details["title"]), str(details["uri"]), dict(details["metadata"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataLoss("a catalog entry cannot be read") from error
     return Document(
         tenant=row.tenant,
         collection=row.collection,
         document_id=row.document_id,
         version=row.version,
-        title=row.title,
-        uri=row.uri,
+        title=title,
+        uri=uri,
         media_type=MediaType(row.media_type),
-        metadata=_parse_metadata(row.metadata),
+        metadata={key: tuple(value) if isinstance(value, list) else value for key, value in metadata.items()},
         access=access,
         owner=row.owner,
         state=DocumentState(row.state),
@@ -32,6 +39,23 @@ def document_of(row: Row[Any], access: Access) -> Document:
         create_time=from_micros(row.create_time),
         update_time=from_micros(row.update_time),
     )
+
+
+def details_of(document: Document, cipher: FieldCipher) -> bytes:
+    """What the column ``details`` keeps of a document."""
+    details = {"title": document.title, "uri": document.uri, "metadata": document.metadata}
+    return cipher.seal(
+        document.tenant,
+        document.document_id,
+        document.version,
+        _details_field(document.collection),
+        json.dumps(details, ensure_ascii=False).encode("utf-8", "surrogatepass"),
+    )
+
+
+def _details_field(collection: str) -> str:
+    # A collection's name has no colon, so two collections never share a field.
+    return f"catalog-details:{collection}"
 
 
 def collection_of(row: Row[Any]) -> Collection:
@@ -45,10 +69,6 @@ def collection_of(row: Row[Any]) -> Collection:
         retention_days=row.retention_days,
         create_time=from_micros(row.create_time),
     )
-
-
-def _parse_metadata(text: str) -> Metadata:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}
 
 
 def dump_access(access: Access | None) -> str | None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 tables = MetaData()
 FORMAT = 1
@@ -66,10 +78,9 @@ documents = Table(
     Column("collection", String(128), primary_key=True),
     Column("document_id", String(128), primary_key=True),
     Column("version", BigInteger, nullable=False),
-    Column("title", Text, nullable=False),
-    Column("uri", Text, nullable=False),
+    # Title, URI and metadata: what could tell of the contents, sealed as one.
+    Column("details", LargeBinary, nullable=False),
     Column("media_type", String(128), nullable=False),
-    Column("metadata", Text, nullable=False),
     Column("reader_set", _Number, ForeignKey("reader_sets.number"), nullable=False),
     Column("owner", String(160), nullable=False),
     Column("state", String(16), nullable=False),

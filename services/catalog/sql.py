@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Collection as Some
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from services.catalog.ports import VersionPlan
-from services.catalog.rows import collection_of, document_of, dump_access, to_micros
+from services.catalog.ports import ClearFields, FieldCipher, VersionPlan
+from services.catalog.rows import collection_of, details_of, document_of, dump_access, to_micros
 from services.catalog.schema import (
     FORMAT,
     catalog_format,
@@ -46,20 +45,24 @@ _IN_LIMIT = 500
 class SqlCatalog:
     """Implements the Catalog port. Make one with :meth:`open_sqlite`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, cipher: FieldCipher) -> None:
         self._engine = engine
+        self._cipher = cipher
         self._write_engine = engine.execution_options(immediate=True)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalog-write")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="catalog-read")
 
     @classmethod
-    async def open_sqlite(cls, path: Path) -> SqlCatalog:
-        """Open, or create, the catalog in the file ``path``; FailedPrecondition if its format is not ours."""
+    async def open_sqlite(cls, path: Path, *, cipher: FieldCipher | None = None) -> SqlCatalog:
+        """Open, or create, the catalog in the file ``path``; FailedPrecondition if its format is not ours.
+
+        ``cipher`` seals titles, URIs and metadata; without one they are kept in clear.
+        """
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10.0, "check_same_thread": False})
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
-        catalog = cls(engine)
+        catalog = cls(engine, cipher or ClearFields())
         try:
             await catalog._write(_prepare)
         except BaseException:
@@ -179,10 +182,8 @@ class SqlCatalog:
             key = _key(document.tenant, document.collection, document.document_id)
             values = {
                 "version": document.version,
-                "title": document.title,
-                "uri": document.uri,
+                "details": details_of(document, self._cipher),
                 "media_type": document.media_type.value,
-                "metadata": json.dumps(document.metadata, ensure_ascii=False),
                 "reader_set": _reader_set(connection, document.tenant, document.access),
                 "owner": document.owner,
                 "state": document.state.value,
@@ -218,7 +219,7 @@ class SqlCatalog:
         """See the port."""
 
         def get(connection: Connection) -> list[Document]:
-            return _load(connection, select(documents).where(*_key(tenant, collection, document_id)))
+            return self._load(connection, select(documents).where(*_key(tenant, collection, document_id)))
 
         return next(iter(await self._read(get)), None)
 
@@ -233,7 +234,7 @@ class SqlCatalog:
             found: dict[str, Document] = {}
             for some in _batches(document_ids):
                 query = _readable(tenant, collection, principals).where(documents.c.document_id.in_(some))
-                found.update({document.document_id: document for document in _load(connection, query)})
+                found.update({document.document_id: document for document in self._load(connection, query)})
             return found
 
         return await self._read(find)
@@ -255,7 +256,7 @@ class SqlCatalog:
             last = after
             while len(found) < limit:
                 query = _readable(tenant, collection, principals).where(documents.c.document_id > last)
-                page = _load(connection, query.order_by(documents.c.document_id).limit(max(limit, 200)))
+                page = self._load(connection, query.order_by(documents.c.document_id).limit(max(limit, 200)))
                 if not page:
                     break
                 found.extend(document for document in page if matches(filter_, document.metadata))
@@ -314,6 +315,15 @@ class SqlCatalog:
         return await self._write(mark)
 
     # --- running -------------------------------------------------------------------------------------------------
+
+    def _load(self, connection: Connection, query: Select[Any]) -> list[Document]:
+        rows = connection.execute(query).all()
+        members: dict[int, set[str]] = {}
+        for some in _batches({row.reader_set for row in rows}):
+            found = select(reader_set_members).where(reader_set_members.c.number.in_(some))
+            for member in connection.execute(found):
+                members.setdefault(member.number, set()).add(member.principal)
+        return [document_of(row, Access(frozenset(members.get(row.reader_set, ()))), self._cipher) for row in rows]
 
     async def _read(self, work: Callable[[Connection], _T]) -> _T:
         return await self._run(self._engine, self._readers, work)
@@ -396,16 +406,6 @@ def _reader_set(connection: Connection, tenant: str, access: Access) -> int:
             rows = [{"number": number, "principal": principal, "tenant": tenant} for principal in readers]
             connection.execute(insert(reader_set_members), rows)
     return int(number)
-
-
-def _load(connection: Connection, query: Select[Any]) -> list[Document]:
-    rows = connection.execute(query).all()
-    members: dict[int, set[str]] = {}
-    for some in _batches({row.reader_set for row in rows}):
-        found = select(reader_set_members).where(reader_set_members.c.number.in_(some))
-        for member in connection.execute(found):
-            members.setdefault(member.number, set()).add(member.principal)
-    return [document_of(row, Access(frozenset(members.get(row.reader_set, ())))) for row in rows]
 
 
 def _no_collection(name: str) -> NotFound:

@@ -9,7 +9,7 @@ from __future__ import annotations
 MAX_EVENT_BYTES = 1 << 20
 
 
-class EventTooLarge(ValueError):  # noqa: N818 - what it is, in the language of the domain
+class EventTooLarge(ValueError):
     """An event is longer than ``MAX_EVENT_BYTES``."""
 
 

@@ -7,7 +7,6 @@ import grpc
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
 from services.catalog.ports import Catalog
-from services.catalog.sql import SqlCatalog
 from services.ingestion.adapters.parsing.pool import SubprocessParser
 from services.ingestion.ingestion import IngestionLimits, Ingestor
 from services.ingestion.library import Library
@@ -33,14 +32,14 @@ async def assemble(
     Tests hand in other adapters; the service owns, and closes, whatever it is given.
     """
     options = settings.ingestion
-    opened_catalog = catalog or await SqlCatalog.open_sqlite(settings.catalog_path)
+    opened_catalog = catalog or await process.catalog(settings)
     opened_parser = parser or SubprocessParser(
         workers=options.parser_workers,
         timeout_s=options.parser_timeout,
         memory_limit_bytes=options.parser_memory_mib * MIB,
     )
-    opened_store = store or process.remote_store(
-        options.vector_store_url or settings.address("store"), "ingestion", "store"
+    opened_store = store or await process.sealed_store(
+        settings, options.vector_store_url or settings.address("store"), "ingestion", "store"
     )
     embedder = await process.embedder(settings)
     ingestor = Ingestor(

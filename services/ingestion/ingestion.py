@@ -47,7 +47,7 @@ class IngestionLimits:
     chunks: ChunkLimits = field(default_factory=ChunkLimits)
 
 
-class _Failed(Exception):  # noqa: N818 - an outcome, not an error of the program
+class _Failed(Exception):
     """A document's failure on its way to its Outcome."""
 
     def __init__(self, reason: str, message: str, *, retryable: bool = False) -> None:

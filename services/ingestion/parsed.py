@@ -85,7 +85,7 @@ class FailureReason(Enum):
 _TRANSIENT = frozenset({FailureReason.TIMED_OUT, FailureReason.PARSER_CRASHED})
 
 
-class ParseFailure(Exception):  # noqa: N818 - the outcome of a document, in the language of the domain
+class ParseFailure(Exception):
     """A document could not be read.
 
     ``message`` is a sentence for the person who sent the document and names a remedy. ``detail`` is for

@@ -10,7 +10,6 @@ import grpc
 from groundwire.retrieval.v1 import retrieval_service_pb2 as pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as rpc
 from services.catalog.ports import Catalog
-from services.catalog.sql import SqlCatalog
 from services.corpus.errors import GroundwireError, Unavailable
 from services.retrieval.ports import NamedStore
 from services.retrieval.rerank import RerankPolicy
@@ -34,10 +33,11 @@ async def assemble(
     Tests hand in other adapters; the service owns, and closes, whatever it is given.
     """
     options = settings.retrieval
-    opened_catalog = catalog or await SqlCatalog.open_sqlite(settings.catalog_path)
+    opened_catalog = catalog or await process.catalog(settings)
     opened_stores = stores or [
         NamedStore(
-            store.name, process.remote_store(store.address or settings.address("store"), "retrieval", store.name)
+            store.name,
+            await process.sealed_store(settings, store.address or settings.address("store"), "retrieval", store.name),
         )
         for store in options.vector_stores
     ]

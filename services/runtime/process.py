@@ -9,12 +9,15 @@ from typing import Any, TypeVar
 
 import grpc
 
+from services.catalog.sql import SqlCatalog
 from services.corpus.errors import GroundwireError
 from services.embedding.onnx import OnnxCrossEncoder, OnnxEmbedder
 from services.embedding.openai import OpenAIEmbedder
 from services.embedding.ports import CrossEncoder, Embedder, EmbeddingModel
 from services.embedding.weights import WeightSources
 from services.runtime.channels import open_channel
+from services.runtime.encryption import Encryption
+from services.runtime.sealed_store import SealedVectorStore
 from services.runtime.settings import Settings
 from services.runtime.status import from_rpc_error
 from services.runtime.telemetry import Telemetry
@@ -47,6 +50,18 @@ class Process:
         """The cross-encoder of this process."""
         return await self._once("cross_encoder", lambda: OnnxCrossEncoder.load(WeightSources(settings.models_dir)))
 
+    async def encryption(self, settings: Settings) -> Encryption | None:
+        """The keys of this process; None where encryption is switched off."""
+        options = settings.encryption
+        if not options.enabled:
+            return None
+        return await self._once("encryption", lambda: asyncio.to_thread(Encryption.open, options, settings.keys_dir))
+
+    async def catalog(self, settings: Settings) -> SqlCatalog:
+        """A catalog for one service, which closes it."""
+        keys = await self.encryption(settings)
+        return await SqlCatalog.open_sqlite(settings.catalog_path, cipher=keys.sealer if keys else None)
+
     def channel(self, address: str, service: str, *, health_checked: bool = True) -> grpc.aio.Channel:
         """A new channel to ``address`` for calls that ``service`` makes; its user closes it."""
         return open_channel(address, tracer=self.telemetry.tracer(service), health_checked=health_checked)
@@ -58,6 +73,15 @@ class Process:
             return from_rpc_error(error, name)
 
         return RemoteVectorStore(self.channel(address, service), to_error)
+
+    async def sealed_store(self, settings: Settings, address: str, service: str, name: str) -> VectorStore:
+        """Like :meth:`remote_store`, but the store gets sealed texts and keyed terms alone.
+
+        Where encryption is switched off it gets them in clear.
+        """
+        remote = self.remote_store(address, service, name)
+        keys = await self.encryption(settings)
+        return SealedVectorStore(remote, keys.sealer, keys.terms) if keys else remote
 
     async def close(self) -> None:
         """Release models and send the last spans; services must have stopped."""

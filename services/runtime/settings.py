@@ -71,6 +71,18 @@ class DevelopmentOptions(Options):
     roles: tuple[str, ...] = ("admin",)
 
 
+class EncryptionOptions(Options):
+    """How what is stored is encrypted: each tenant has keys of its own, which a master key wraps."""
+
+    enabled: bool = Field(True, description="False keeps texts in clear; it cannot be changed once data is stored.")
+    master_key: str = Field(
+        "file:",
+        pattern=r"^(file:.*|env:[A-Za-z_][A-Za-z0-9_]*|print:.+|command:.+)$",
+        description="file: (a generated one in the data directory), file:PATH, env:VARIABLE, print:ARGV (a command "
+        "that prints it) or command:ARGV (a command that wraps and unwraps, for a KMS).",
+    )
+
+
 class EmbeddingOptions(Options):
     """Which model turns text into vectors; ingestion and retrieval must agree on it."""
 
@@ -99,6 +111,7 @@ class Settings(BaseSettings):
     drain: DrainOptions = DrainOptions()
     development: DevelopmentOptions = DevelopmentOptions()
     embedding: EmbeddingOptions = EmbeddingOptions()
+    encryption: EncryptionOptions = EncryptionOptions()
     models_dir: Path | None = Field(None, description="Where model weights are looked for first.")
     reflection: bool | None = Field(None, description="Server reflection; unset: on loopback only.")
 
@@ -125,6 +138,11 @@ class Settings(BaseSettings):
     def catalog_path(self) -> Path:
         """The embedded catalog's file."""
         return self.data_dir / "catalog.sqlite3"
+
+    @property
+    def keys_dir(self) -> Path:
+        """Where wrapped keys are kept; leave it out of the backups of the data."""
+        return self.data_dir / "keys"
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
@@ -181,6 +199,14 @@ def socket_path(data_dir: Path, name: str) -> Path:
         return path
     digest = hashlib.sha256(os.fsencode(data_dir.absolute())).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"groundwire-{os.getuid()}" / f"{digest}-{name}.sock"
+
+
+def environment_secret(variable: str) -> str:
+    """The value of a variable that a setting names; ConfigurationError if it is not set."""
+    value = os.environ.get(variable, "")
+    if not value:
+        raise ConfigurationError(f"{variable}: is not set, but a setting names it")
+    return value
 
 
 def otlp_configured() -> bool:

@@ -37,7 +37,7 @@ class Refusal(StrEnum):
     UNEXPECTED = "unexpected"
 
 
-class Refused(Exception):  # noqa: N818 - an outcome that one function up turns into the caller's error
+class Refused(Exception):
     """A credential is not acceptable. Carries the reason alone: no part of the credential, no cause, no context."""
 
     def __init__(self, reason: Refusal) -> None:

@@ -99,6 +99,12 @@ class Board(RuleBasedStateMachine):
         elif not self.closed and reader in self.live:
             assert self.waits(reader.watcher.next())
 
+    @rule(status=statuses)
+    def everybody_follows_a_change(self, status: ServingStatus) -> None:
+        self.set_all(status)
+        for reader in self.live:
+            self.read(reader)
+
     @rule(reader=consumes(readers))
     def leave(self, reader: Reader) -> None:
         for _ in range(2):  # leaving twice is leaving once

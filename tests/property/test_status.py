@@ -16,7 +16,9 @@ from services.corpus.errors import FieldViolation, InvalidRequest, NotFound, Res
 from services.runtime.status import from_rpc_error, to_status
 
 texts = st.text(st.characters(codec="utf-8"), max_size=400)
-violations = st.lists(st.builds(FieldViolation, texts, texts), min_size=1, max_size=60)
+# Hypothesis seldom makes long texts by itself, and they are what matters here.
+long_texts = st.builds(str.__mul__, st.text(st.characters(codec="utf-8"), max_size=3), st.integers(1, 200))
+violations = st.lists(st.builds(FieldViolation, long_texts, long_texts), min_size=1, max_size=60)
 no_context: Any = None
 CALL = Call("/a.B/C", True, no_context, "0" * 32)
 

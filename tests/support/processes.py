@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,11 @@ def grpcurl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def _wait_ready(addresses: Mapping[str, str], alive: Running) -> None:
     for name in NAMES:
-        until(lambda address=addresses[name]: health(address) == "SERVING", f"readiness of {name}", alive)
+        until(partial(_ready, addresses[name]), f"readiness of {name}", alive)
+
+
+def _ready(address: str) -> bool:
+    return health(address) == "SERVING"
 
 
 def _listens(port: int) -> bool:

@@ -20,10 +20,11 @@ from services.corpus.errors import (
     Unavailable,
 )
 from services.corpus.principal import Access
+from services.ingestion.adapters.parsing.in_process import InProcessParser
 from services.ingestion.batch import Draft, Failure, Outcome
 from services.ingestion.ingestion import IngestionLimits, Ingestor
 from services.ingestion.library import CollectionChanges
-from services.ingestion.parsed import FailureReason, ParseFailure
+from services.ingestion.parsed import ChunkLimits, FailureReason, ParseFailure, SplitDocument
 from services.vectorstores.ports import Partition
 from tests.support.ingestion import ADMIN, ALICE, BOB, SMALL, TENANT, FailingParser, World
 from tests.support.serving import until
@@ -238,6 +239,32 @@ async def test_the_last_of_one_batch_is_current() -> None:
     assert [outcome.version for outcome in outcomes] == list(range(1, 9))
     assert await world.text("a") == "Number 7."
     assert await world.store.count_chunks(Partition(TENANT, "default")) == 1
+
+
+async def test_a_slow_document_is_not_overtaken_by_the_next_one_of_its_id() -> None:
+    class SlowParser(InProcessParser):
+        """Reads documents that begin with ``slow`` only when it is told to."""
+
+        def __init__(self) -> None:
+            self.go_on = asyncio.Event()
+
+        async def split(self, content: bytes, media_type: MediaType, limits: ChunkLimits) -> SplitDocument:
+            if content.startswith(b"slow"):
+                await self.go_on.wait()
+            return await super().split(content, media_type, limits)
+
+    parser = SlowParser()
+    world = World(parser=parser)
+    world.ingestor._writer._most_wait = 0.01  # the other one need not wait for the slow one
+    first = asyncio.create_task(world.ingest(Draft(b"slow text.", document_id="a")))
+    second = asyncio.create_task(world.ingest(Draft(b"The newest.", document_id="a")))
+    other = asyncio.create_task(world.ingest(Draft(b"Another one.", document_id="b")))
+    await other
+    assert not second.done()
+    parser.go_on.set()
+    versions = [(await task)[0].version for task in (first, second)]
+    assert versions == [1, 2]
+    assert await world.text("a") == "The newest."
 
 
 async def test_concurrent_batches_never_lose_the_newest_version() -> None:

@@ -64,6 +64,15 @@ def test_what_was_made_up_is_a_violation(token: str) -> None:
     assert read(token, *SCOPE) == ("", ["page_token"])
 
 
+def test_a_token_cannot_be_moved_to_another_place() -> None:
+    first, second = write_token("aaaaaa", *SCOPE), write_token("bbbbbb", *SCOPE)
+    # The checksum of the one and the position of the other, at every place where they could be joined.
+    for place in range(1, len(first)):
+        joined = first[:place] + second[place:]
+        if joined not in (first, second):
+            assert read(joined, *SCOPE) == ("", ["page_token"])
+
+
 def test_another_spelling_of_the_same_bytes_is_a_violation() -> None:
     token = write_token("ab", *SCOPE)
     padded = token + "=" * (-len(token) % 4)
