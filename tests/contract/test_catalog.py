@@ -21,6 +21,10 @@ from services.corpus.document import Collection, Document, DocumentState, MediaT
 from services.corpus.errors import AlreadyExists, FailedPrecondition, GroundwireError, NotFound, Unavailable
 from services.corpus.filter import Equals, In, Not, Range
 from services.corpus.principal import EVERYBODY, Access
+from services.security.key_stores import MemoryKeyStore
+from services.security.keyring import Keyring
+from services.security.master_keys import SecretMasterKey
+from services.security.sealed import Sealer
 
 NOW = datetime(2026, 5, 17, 12, 30, 15, 123456, tzinfo=UTC)
 ALICE = frozenset({EVERYBODY, "user:alice", "group:hr"})
@@ -31,11 +35,18 @@ TO_ALL = Access(frozenset({EVERYBODY}))
 TO_NOBODY = Access(frozenset())
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "sqlite-sealed"])
 async def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Catalog]:
-    opened: Catalog = (
-        MemoryCatalog() if request.param == "memory" else await SqlCatalog.open_sqlite(tmp_path / "catalog.sqlite3")
-    )
+    path = tmp_path / "catalog.sqlite3"
+    opened: Catalog
+    match request.param:
+        case "sqlite":
+            opened = await SqlCatalog.open_sqlite(path)
+        case "sqlite-sealed":
+            keyring = Keyring(SecretMasterKey.generate(), MemoryKeyStore())
+            opened = await SqlCatalog.open_sqlite(path, cipher=Sealer(keyring))
+        case _:
+            opened = MemoryCatalog()
     yield opened
     await opened.close()
 

@@ -21,7 +21,13 @@ import pytest
 
 from services.corpus.errors import FailedPrecondition, InvalidRequest
 from services.runtime.process import Process
+from services.runtime.sealed_store import SealedVectorStore
 from services.runtime.server import Server
+from services.security.key_stores import MemoryKeyStore
+from services.security.keyed_terms import KeyedTerms
+from services.security.keyring import Keyring
+from services.security.master_keys import SecretMasterKey
+from services.security.sealed import Sealer
 from services.store.assembly import assemble
 from services.store.settings import StoreSettings
 from services.vectorstores.embedded import open_embedded, open_with_chroma_server
@@ -108,7 +114,7 @@ def wait_for_heartbeat(process: subprocess.Popen[bytes], port: int) -> None:
             time.sleep(0.05)  # between two looks at a condition that nothing announces
 
 
-@pytest.fixture(scope="session", params=["memory", "chroma-embedded", "chroma-server", "remote"])
+@pytest.fixture(scope="session", params=["memory", "chroma-embedded", "chroma-server", "remote", "sealed"])
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStore | str]:
     """A store, or the address of one; one for all tests, which each take a partition of their own."""
 
@@ -119,6 +125,9 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             case "chroma-server":
                 server = request.getfixturevalue("chroma_server")
                 return await open_with_chroma_server(tmp_path_factory.mktemp("store"), server.host, server.port)
+            case "sealed":
+                keyring = Keyring(SecretMasterKey.generate(), MemoryKeyStore())
+                return SealedVectorStore(MemoryVectorStore(), Sealer(keyring), KeyedTerms(keyring))
             case _:
                 return MemoryVectorStore()
 

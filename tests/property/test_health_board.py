@@ -168,4 +168,4 @@ class Board(RuleBasedStateMachine):
 
 
 TestBoard = Board.TestCase
-TestBoard.settings = settings(deadline=None, max_examples=100, stateful_step_count=40)
+TestBoard.settings = settings(deadline=None, max_examples=400, stateful_step_count=40)
