@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import ask, ingest, inspect, serve
+from cli.commands import ask, ingest, inspect, serve, token
 from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.options import Globals
 
@@ -49,6 +49,11 @@ app.command(
     ),
 )(ask.ask)
 app.command("search", rich_help_panel=_USE, epilog=_example('groundwire search "parental leave" --top-k 5'))(ask.search)
+app.command(
+    "token",
+    rich_help_panel=_LOOK,
+    epilog=_example("export GROUNDWIRE_TOKEN=$(groundwire token -s alice -g hr -r reader)"),
+)(token.token)
 app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status"))(inspect.status)
 app.command("doctor", rich_help_panel=_LOOK, epilog=_example("groundwire doctor --output json"))(inspect.doctor)
 

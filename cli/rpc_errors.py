@@ -47,7 +47,10 @@ def explain(error: grpc.aio.AioRpcError, service: str, address: str) -> CliError
         wait = retry_after if retry_after is not None else _DEFAULT_RETRY
         return CliError(f"{said}; try again in {seconds(wait)}", code=ExitCode.UNAVAILABLE, retry_after=wait)
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        return CliError(f"{where} does not know you: {said}", code=ExitCode.REFUSED)
+        return CliError(
+            f"{where} does not know you: {said}; put a token into GROUNDWIRE_TOKEN (`groundwire token` mints one)",
+            code=ExitCode.REFUSED,
+        )
     if code in _FAILED:
         request_id = (info.metadata.get("request_id") if info else "") or _trailer(error, "x-request-id")
         hint = f" (request id {request_id})" if request_id else ""

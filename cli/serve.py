@@ -48,7 +48,8 @@ async def _serve(settings: dict[str, Settings], listen: str | None) -> None:
         # From the back of the mesh to its front, so that a service finds those that it calls.
         for name in (name for tier in reversed(TIERS) for name in tier if name in settings):
             service = await assembly(name)(settings[name], process)
-            server = Server(service, settings[name], process.telemetry.tracer(name))
+            identify = await process.identify(settings[name])
+            server = Server(service, settings[name], process.telemetry.tracer(name), identify)
             try:
                 await server.start(listen or settings[name].address(name))
             except BaseException:

@@ -16,6 +16,9 @@ request_id: ContextVar[str] = ContextVar("groundwire_request_id", default="")
 caller: ContextVar[Any] = ContextVar("groundwire_caller", default=None)
 """The verified identity behind the call; interceptors do not know its type."""
 
+credential: ContextVar[Any] = ContextVar("groundwire_credential", default=None)
+"""What proved the caller's identity, in the form that calls to other services are derived from."""
+
 deadline: ContextVar[float | None] = ContextVar("groundwire_deadline", default=None)
 """When the call's time runs out, on :func:`time.monotonic`'s clock."""
 

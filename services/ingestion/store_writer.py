@@ -145,9 +145,10 @@ class StoreWriter:
 
     async def _upsert(self, taken: Sequence[_Entry]) -> None:
         # A write that several calls share is traced with the first one, but ends with none of them: their deadlines
-        # and cancellations are about their own waiting.
+        # and cancellations are about their own waiting. Nor does it speak for one of them: it is the service's own.
         context = taken[0].context
         context.run(current.deadline.set, None)
+        context.run(current.credential.set, None)
         chunks = [chunk for entry in taken for chunk in entry.chunks]
         write = asyncio.create_task(_upsert(self._store, taken[0].partition, chunks), context=context)
         try:

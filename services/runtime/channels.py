@@ -8,7 +8,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import Tracer
 
-from interceptors.client import outgoing
+from interceptors.client import Credentials, outgoing
 from services.corpus.errors import Unavailable
 
 # Kept back from the caller's deadline on every hop, in seconds, so that a late failure can still be reported.
@@ -32,6 +32,7 @@ def open_channel(
     address: str,
     *,
     tracer: Tracer | None = None,
+    credentials: Credentials | None = None,
     health_checked: bool = True,
     max_message_bytes: int = 64 * 1024 * 1024,
 ) -> grpc.aio.Channel:
@@ -57,7 +58,9 @@ def open_channel(
     if address.startswith("unix:"):
         options.append(("grpc.default_authority", "localhost"))
     return grpc.aio.insecure_channel(
-        target(address), options=options, interceptors=outgoing(tracer=tracer, margin=DEADLINE_MARGIN)
+        target(address),
+        options=options,
+        interceptors=outgoing(tracer=tracer, margin=DEADLINE_MARGIN, credentials=credentials),
     )
 
 

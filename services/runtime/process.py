@@ -9,14 +9,18 @@ from typing import Any, TypeVar
 
 import grpc
 
+from interceptors.authentication import Identify
+from interceptors.client import Credentials
 from services.catalog.sql import SqlCatalog
 from services.corpus.errors import GroundwireError
 from services.embedding.onnx import OnnxCrossEncoder, OnnxEmbedder
 from services.embedding.openai import OpenAIEmbedder
 from services.embedding.ports import CrossEncoder, Embedder, EmbeddingModel
 from services.embedding.weights import WeightSources
+from services.runtime.authentication import TokenAuthentication
 from services.runtime.channels import open_channel
 from services.runtime.encryption import Encryption
+from services.runtime.identity import development_identity
 from services.runtime.sealed_store import SealedVectorStore
 from services.runtime.settings import Settings
 from services.runtime.status import from_rpc_error
@@ -36,6 +40,7 @@ class Process:
         sys.setswitchinterval(0.001)
         self.telemetry = Telemetry(VERSION)
         self._made: dict[str, Any] = {}
+        self._authentication: TokenAuthentication | None = None
         if embedder is not None:
             self._made["embedder"] = embedder
         if cross_encoder is not None:
@@ -49,6 +54,13 @@ class Process:
     async def cross_encoder(self, settings: Settings) -> CrossEncoder:
         """The cross-encoder of this process."""
         return await self._once("cross_encoder", lambda: OnnxCrossEncoder.load(WeightSources(settings.models_dir)))
+
+    async def identify(self, settings: Settings) -> Identify:
+        """How this process finds out who calls; from here on its own calls carry tokens, too, if issuers are set."""
+        if not settings.authentication.issuers:
+            return development_identity(settings.development)
+        self._authentication = await self._once("authentication", lambda: TokenAuthentication.start(settings))
+        return self._authentication.identify
 
     async def encryption(self, settings: Settings) -> Encryption | None:
         """The keys of this process; None where encryption is switched off."""
@@ -64,7 +76,24 @@ class Process:
 
     def channel(self, address: str, service: str, *, health_checked: bool = True) -> grpc.aio.Channel:
         """A new channel to ``address`` for calls that ``service`` makes; its user closes it."""
-        return open_channel(address, tracer=self.telemetry.tracer(service), health_checked=health_checked)
+        return open_channel(
+            address,
+            tracer=self.telemetry.tracer(service),
+            credentials=self._credentials(service),
+            health_checked=health_checked,
+        )
+
+    def _credentials(self, service: str) -> Credentials:
+        made: Credentials | None = None
+
+        async def credentials() -> list[tuple[str, str]]:
+            nonlocal made
+            if self._authentication is None:
+                return []
+            made = made or self._authentication.credentials(service)
+            return await made()
+
+        return credentials
 
     def remote_store(self, address: str, service: str, name: str) -> VectorStore:
         """A vector store behind the StoreService at ``address``, for calls that ``service`` makes."""

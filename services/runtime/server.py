@@ -23,7 +23,7 @@ from opentelemetry.trace import Tracer
 
 from interceptors._shapes import Call
 from interceptors.admission import Admission
-from interceptors.authentication import Authentication
+from interceptors.authentication import Authentication, Identify
 from interceptors.authorization import Authorization
 from interceptors.chain import Position, build
 from interceptors.deadline import Deadline
@@ -77,6 +77,7 @@ class Server:
     service: Service
     settings: Settings
     tracer: Tracer | None = None
+    identify: Identify | None = None
     metrics: CallMetrics = field(default_factory=CallMetrics)
     port: int = field(default=0, init=False)
 
@@ -163,6 +164,7 @@ class Server:
             endless=lambda method: method in watches,
             refusal=lambda: Unavailable("this server is shutting down", reason="DRAINING"),
         )
+        identify = self.identify or development_identity(self.settings.development)
         chain = build(
             [
                 (Position.TRACING, Tracing(self.tracer, authorizer.is_open)),
@@ -171,7 +173,7 @@ class Server:
                 (Position.DEADLINE, Deadline(cap, lambda: DeadlineExceeded("the call's time ran out"))),
                 (
                     Position.AUTHENTICATION,
-                    Authentication(development_identity(self.settings.development), authorizer.is_open),
+                    Authentication(identify, authorizer.is_open),
                 ),
                 (Position.AUTHORIZATION, Authorization(authorizer.decide)),
                 (Position.ADMISSION, self._admission),

@@ -16,11 +16,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 PREFIX = "GROUNDWIRE_"
 CONFIG_VARIABLE = "GROUNDWIRE_CONFIG"
+TOKEN_VARIABLE = "GROUNDWIRE_TOKEN"  # noqa: S105 - a variable's name; clients send its value as their token
 SERVICES = ("query", "ingestion", "retrieval", "generation", "audit", "monitoring", "store")
 # sun_path holds 108 bytes; the rest is for the scheme and a margin.
 _MAX_SOCKET_PATH = 100
@@ -83,6 +84,33 @@ class EncryptionOptions(Options):
     )
 
 
+class IssuerOptions(Options):
+    """One party whose tokens are accepted. Exactly one source of keys must be set."""
+
+    name: str = Field(min_length=1, description="Exactly the tokens' `iss`.")
+    audience: str = Field("groundwire", min_length=1, description="What their `aud` must contain.")
+    algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"]
+    secret: SecretStr | None = Field(None, description="HS256: the shared secret, at least 32 bytes.")
+    jwks_url: str | None = Field(None, pattern=r"^https://\S+$|^http://(127\.0\.0\.1|localhost)[:/]\S*$")
+    jwks_file: Path | None = None
+    tenants: tuple[str, ...] = Field((), description="The only tenants it may speak for; empty: any.")
+    max_lifetime: int = Field(3600, ge=1, le=86_400, description="The longest life of a token, in seconds.")
+    leeway: int = Field(10, ge=0, le=30, description="How far its clock may be off, in seconds.")
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        sources = [source for source in (self.secret, self.jwks_url, self.jwks_file) if source is not None]
+        if len(sources) != 1 or (self.secret is not None) != (self.algorithm == "HS256"):
+            raise ValueError("HS256 takes a secret, the other algorithms one of jwks_url and jwks_file")
+        return self
+
+
+class AuthenticationOptions(Options):
+    """Whose tokens are accepted. Without an issuer every caller is the development identity."""
+
+    issuers: tuple[IssuerOptions, ...] = ()
+
+
 class EmbeddingOptions(Options):
     """Which model turns text into vectors; ingestion and retrieval must agree on it."""
 
@@ -110,6 +138,7 @@ class Settings(BaseSettings):
     log: LogOptions = LogOptions()
     drain: DrainOptions = DrainOptions()
     development: DevelopmentOptions = DevelopmentOptions()
+    authentication: AuthenticationOptions = AuthenticationOptions()
     embedding: EmbeddingOptions = EmbeddingOptions()
     encryption: EncryptionOptions = EncryptionOptions()
     models_dir: Path | None = Field(None, description="Where model weights are looked for first.")
@@ -166,7 +195,7 @@ def load(settings_class: type[AnySettings], config_file: Path | None = None) -> 
         f"{variable}: no such setting"
         for variable in environ
         if variable.startswith(PREFIX)
-        and variable != CONFIG_VARIABLE
+        and variable not in (CONFIG_VARIABLE, TOKEN_VARIABLE)
         and not _names_a_setting(variable, settings_class)
     ]
     if problems:

@@ -23,6 +23,7 @@ from tests.support.processes import ROOT
 
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
+ACCESS = ROOT / "docs" / "access.md"
 SERVICERS = (
     QueryServicer,
     IngestionServicer,
@@ -51,17 +52,17 @@ def test_every_make_target_that_documents_name_exists() -> None:
 
 
 def test_every_file_that_documents_link_to_exists() -> None:
-    for document in (README, OPERATIONS, ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"):
+    for document in (*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), ROOT / "examples" / "grpcurl.md"):
         for link in re.findall(r"\]\((?!https?://)([^)#]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / link).exists(), (document.name, link)
 
 
 def test_the_settings_of_the_documents_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (block,) = blocks(OPERATIONS, "toml")
     file = tmp_path / "groundwire.toml"
-    file.write_text(block.body)
-    for name in NAMES:
-        load(settings_class(name), file)
+    for block in (*blocks(OPERATIONS, "toml"), *blocks(ACCESS, "toml")):
+        file.write_text(block.body)
+        for name in NAMES:
+            load(settings_class(name), file)
     for block in blocks(OPERATIONS, "sh"):
         for line in block.body.splitlines():
             words = shlex.split(line)

@@ -1,0 +1,125 @@
+"""Authentication of one process: whose tokens are accepted, and what its own calls carry.
+
+Between services the caller's identity travels on in short-lived tokens of the mesh, with the chain of services that
+act for them. They are signed with a secret that the processes of one data directory share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from pathlib import Path
+
+import structlog
+
+from interceptors import current
+from interceptors._shapes import Call
+from interceptors.client import Credentials
+from services.corpus.principal import Caller
+from services.runtime.settings import IssuerOptions, Settings
+from services.security.claims import Claims, Issuer
+from services.security.jwks import RefreshingKeys
+from services.security.jwks_fetch import FILE_POLICY, FileFetcher, HttpsFetcher
+from services.security.key_files import ensure_private_directory
+from services.security.keysets import Algorithm, KeySource, StaticKeys, shared_secret
+from services.security.mesh_tokens import MeshTokens, mesh_issuer
+from services.security.refusal import Refusal
+from services.security.revocation_feed import RevocationFeed
+from services.security.revocation_sqlite import SqliteRevocationStore
+from services.security.tokens import TokenVerifier
+
+_log = structlog.get_logger(__name__)
+_SECRET_BYTES = 32
+
+
+class TokenAuthentication:
+    """Verifies callers' tokens and makes those that go on to other services. Belongs to one event loop."""
+
+    def __init__(self, settings: Settings, mesh_secret: bytes) -> None:
+        self._mesh_secret = mesh_secret
+        self._feed = RevocationFeed(SqliteRevocationStore(settings.keys_dir / "revocations.sqlite3"))
+        self._refreshing: list[RefreshingKeys] = []
+        issuers = [self._issuer(options) for options in settings.authentication.issuers]
+        self._verifier = TokenVerifier([*issuers, mesh_issuer([mesh_secret])], self._feed, on_refusal=_note)
+
+    @classmethod
+    async def start(cls, settings: Settings) -> TokenAuthentication:
+        """Read revocations and key sets; Unavailable or FailedPrecondition if nobody could be let in."""
+        secret = await asyncio.to_thread(_shared_file_secret, settings.keys_dir / "mesh.key")
+        started = cls(settings, secret)
+        await started._feed.start()
+        for keys in started._refreshing:
+            await keys.start()
+        return started
+
+    async def identify(self, call: Call) -> Caller:
+        """The caller behind ``call``; Unauthenticated unless its token is acceptable."""
+        verified = await self._verifier.authenticate(call.metadata("authorization"))
+        current.credential.set(verified.claims)
+        return verified.caller
+
+    def credentials(self, service: str) -> Credentials:
+        """What ``service`` sends with its calls: for its caller while it serves one, else for itself."""
+        tokens = MeshTokens(self._mesh_secret, service)
+
+        async def authorization() -> list[tuple[str, str]]:
+            claims = current.credential.get()
+            token = (
+                tokens.on_behalf_of(claims)
+                if isinstance(claims, Claims)
+                else tokens.for_subject(tenant="mesh", subject=f"service-{service}")
+            )
+            return [("authorization", f"Bearer {token}")]
+
+        return authorization
+
+    async def close(self) -> None:
+        """Stop refreshing."""
+        for keys in self._refreshing:
+            await keys.stop()
+        await self._feed.stop()
+
+    def _issuer(self, options: IssuerOptions) -> Issuer:
+        return Issuer(
+            name=options.name,
+            audiences=frozenset({options.audience}),
+            algorithm=Algorithm(options.algorithm),
+            keys=self._keys(options),
+            tenants=frozenset(options.tenants),
+            max_lifetime=options.max_lifetime,
+            leeway=options.leeway,
+        )
+
+    def _keys(self, options: IssuerOptions) -> KeySource:
+        if options.secret is not None:
+            return StaticKeys([shared_secret(options.secret.get_secret_value().encode())])
+        algorithm = Algorithm(options.algorithm)
+        keys = (
+            RefreshingKeys(FileFetcher(options.jwks_file), algorithm, FILE_POLICY)
+            if options.jwks_file is not None
+            else RefreshingKeys(HttpsFetcher(options.jwks_url or ""), algorithm)
+        )
+        self._refreshing.append(keys)
+        return keys
+
+
+def _note(reason: Refusal) -> None:
+    # The reason alone: the caller learns nothing of it, and no part of a token is ever logged.
+    _log.info("caller refused", reason=reason.value)
+
+
+def _shared_file_secret(path: Path) -> bytes:
+    """The secret in ``path``, made by whichever process comes first."""
+    path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ensure_private_directory(path.parent)
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    if not path.exists():
+        draft.touch(mode=0o600)
+        draft.write_bytes(secrets.token_bytes(_SECRET_BYTES))
+        try:
+            path.hardlink_to(draft)  # unlike a rename, this fails if another process was faster
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_bytes()

@@ -1,0 +1,99 @@
+"""With an issuer configured nobody gets in without a token, and everybody sees what they may read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.runtime.settings import socket_path
+from tests.support.processes import NAMES, Mesh, grpcurl, mesh_up
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+SECRET = "correct-horse-battery-staple-0123456789"
+ISSUERS = json.dumps([{"name": "https://login.example", "algorithm": "HS256", "secret": SECRET}])
+CALLS = {
+    "query": ("groundwire.query.v1.QueryService/Query", {"query": "x"}),
+    "ingestion": ("groundwire.ingestion.v1.IngestionService/ListDocuments", {}),
+    "retrieval": ("groundwire.retrieval.v1.RetrievalService/Retrieve", {"query": "x"}),
+    "generation": ("groundwire.generation.v1.GenerationService/Generate", {"query": "x"}),
+    "audit": ("groundwire.audit.v1.AuditService/ListEvents", {}),
+    "monitoring": ("groundwire.monitoring.v1.MonitoringService/GetTopology", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A mesh in processes of their own, which accept an issuer's tokens."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with mesh_up(folder / "data", "--processes", environment={"GROUNDWIRE_AUTHENTICATION__ISSUERS": ISSUERS}) as mesh:
+        alice = as_caller(mesh, "alice", "writer", "hr")
+        for name, readers, text in (
+            ("wages", "group:hr", "The janitor earns 41,300 euros a year."),
+            ("bus", "tenant:*", "The shuttle bus leaves at 17:05."),
+        ):
+            (folder / f"{name}.txt").write_text(text)
+            alice.groundwire("ingest", str(folder / f"{name}.txt"), "--readers", readers)
+        yield mesh
+
+
+def as_caller(mesh: Mesh, subject: str, role: str, *groups: str, tenant: str = "default") -> Mesh:
+    """The same mesh, called with a token of ``subject``'s."""
+    arguments = [part for group in groups for part in ("--group", group)]
+    minted = mesh.groundwire("token", "-s", subject, "-r", role, "--tenant", tenant, *arguments).stdout.strip()
+    return replace(mesh, environment={**mesh.environment, "GROUNDWIRE_TOKEN": minted})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_token_and_a_bad_token_get_one_answer(guarded: Mesh, name: str) -> None:
+    method, request = CALLS[name]
+    said = set()
+    for header in ((), ("-H", "authorization: Bearer nonsense"), ("-H", "authorization: Basic YTpi")):
+        refused = grpcurl("-plaintext", *header, "-d", json.dumps(request), guarded.addresses[name], method)
+        assert refused.returncode != 0
+        assert "Code: Unauthenticated" in refused.stderr
+        said.add(refused.stderr)
+    assert len(said) == 1
+
+
+def test_a_token_lets_its_caller_see_what_they_may_read(guarded: Mesh) -> None:
+    in_hr, outside = as_caller(guarded, "bob", "reader", "hr"), as_caller(guarded, "carol", "reader")
+    assert "41,300" in in_hr.ask("How much does the janitor earn a year?")["answer"]
+    answer = outside.ask("How much does the janitor earn a year?")
+    assert answer["abstained"]
+    assert "wages" not in json.dumps(answer)
+    assert "17:05" in outside.ask("When does the shuttle bus leave?")["answer"]
+
+
+def test_tenants_share_nothing(guarded: Mesh) -> None:
+    stranger = as_caller(guarded, "alice", "reader", "hr", tenant="rival")
+    answer = stranger.ask("When does the shuttle bus leave?")
+    assert answer["abstained"]
+    assert not answer.get("sources")
+
+
+def test_a_role_that_lacks_the_permission_is_refused(guarded: Mesh, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("something")
+    refused = as_caller(guarded, "carol", "reader").groundwire("ingest", str(tmp_path / "x.txt"), check=False)
+    assert refused.returncode != 0
+    assert "documents:ingest" in refused.stderr + refused.stdout
+
+
+def test_nobody_reaches_the_store_but_services(guarded: Mesh) -> None:
+    token = as_caller(guarded, "root", "admin").environment["GROUNDWIRE_TOKEN"]
+    socket = socket_path(Path(guarded.environment["GROUNDWIRE_DATA_DIR"]), "store")
+    refused = grpcurl(
+        *("-plaintext", "-unix", "-authority", "localhost", "-H", f"authorization: Bearer {token}"),
+        *(str(socket), "groundwire.store.v1.StoreService/GetCapabilities"),
+    )
+    assert "Code: PermissionDenied" in refused.stderr
+
+
+def test_no_token_is_in_any_log(guarded: Mesh) -> None:
+    shown = "".join(process.text() for process in guarded.processes.values())
+    assert "eyJ" not in shown
+    assert SECRET not in shown
