@@ -13,11 +13,12 @@ from google.rpc import error_details_pb2
 
 from groundwire.store.v1 import store_service_pb2 as pb
 from groundwire.store.v1 import store_service_pb2_grpc as rpc
-from services.corpus.errors import FailedPrecondition, InvalidRequest, Unavailable
+from interceptors._shapes import Call
+from services.corpus.errors import FailedPrecondition, InvalidRequest, PermissionDenied, Unavailable
+from services.corpus.principal import Caller
 from services.resilience.health import ServingStatus
 from services.runtime.process import Process
 from services.runtime.server import READINESS, Server
-from services.runtime.settings import DevelopmentOptions
 from services.store.assembly import assemble
 from services.store.settings import StoreSettings
 from services.vectorstores.memory import MemoryVectorStore
@@ -217,14 +218,15 @@ async def test_the_adapter_raises_what_the_store_raised(world: World) -> None:
 
 
 async def test_only_the_mesh_may_call(serving: Serving, tmp_path: Path) -> None:
-    # A caller with every permission of the product, but who is no service.
-    settings = StoreSettings(data_dir=tmp_path, development=DevelopmentOptions(roles=("reader", "writer", "operator")))
-    store = MemoryVectorStore()
-    await serving.serve(
-        await assemble(settings, Process(), store=store), settings=settings, address=settings.address("store")
-    )
+    async def anybody(_call: Call) -> Caller:
+        return Caller("t", "root", permissions=frozenset({"admin:*"}))
+
+    settings = StoreSettings(data_dir=tmp_path)
+    server = Server(await assemble(settings, Process(), store=MemoryVectorStore()), settings, identify=anybody)
+    await server.start(settings.address("store"))
+    serving.servers.append(server)
     remote = Process().remote_store(settings.address("store"), "tests", "store")
-    with pytest.raises(Exception, match="chunks:write"):
+    with pytest.raises(PermissionDenied, match="only services of the mesh"):
         await remote.upsert_chunks(HERE, [chunk(0)])
     await remote.close()
 

@@ -58,7 +58,8 @@ async def test_an_http_status_becomes_a_domain_error(status: int, kind: type[Gro
     [
         ("17", 17, 17),
         ("999999999", 3600, 3600),
-        (formatdate(time.time() + 600, usegmt=True), 500, 600),
+        # A year ahead, capped like any long wait: how much of a shorter one is left when the test runs is not known.
+        (formatdate(time.time() + 366 * 86_400, usegmt=True), 3600, 3600),
         (formatdate(0, usegmt=True), 0, 0),
         ("soon", 1, 1),
         ("", 1, 1),
