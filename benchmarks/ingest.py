@@ -187,7 +187,12 @@ async def ingest_remotely(port: int, documents: Sequence[pb.DocumentInput], fold
     file = folder / "batch.bin"
     file.write_bytes(pb.IngestDocumentsRequest(documents=documents).SerializeToString())
     client = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, "--client", f"127.0.0.1:{port}", str(file), stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        str(ROOT / "benchmarks" / "ingest.py"),
+        "--client",
+        f"127.0.0.1:{port}",
+        str(file),
+        stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await client.communicate()
     if client.returncode != 0:
@@ -197,13 +202,13 @@ async def ingest_remotely(port: int, documents: Sequence[pb.DocumentInput], fold
 
 
 async def client(address: str, documents: Sequence[pb.DocumentInput]) -> None:
-    """Ingest the documents, two calls at a time; print the counts as JSON."""
+    """Ingest the documents, four calls at a time; print the counts as JSON."""
     async with grpc.aio.insecure_channel(address) as channel:
         stub: Any = rpc.IngestionServiceStub(channel)
-        two = asyncio.Semaphore(2)
+        four = asyncio.Semaphore(4)
 
         async def send(batch: Sequence[pb.DocumentInput]) -> pb.IngestDocumentsResponse:
-            async with two:
+            async with four:
                 response: pb.IngestDocumentsResponse = await stub.IngestDocuments(
                     pb.IngestDocumentsRequest(documents=batch), timeout=600
                 )

@@ -28,7 +28,7 @@ from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
 
 _BATCH_DOCUMENTS = 16
 _BATCH_BYTES = 8 * 1024 * 1024
-_IN_FLIGHT = 2
+_IN_FLIGHT = 4
 # Small corpora go in small batches, so that the progress bar has something to show.
 _STEPS = 16
 _TRIES = 6

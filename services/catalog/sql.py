@@ -1,14 +1,14 @@
 """The catalog in a SQL database, over SQLAlchemy Core; SQLite is the embedded default.
 
 Statements run in worker threads: one thread writes (SQLite's WAL mode is only safe with a single writer), several
-read. A commit is durable before it is reported (synchronous=FULL).
+read. A commit is durable before it is reported (synchronous=FULL); writes that wait together share one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from collections.abc import Collection as Some
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -16,9 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, Select, and_, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from services.catalog.group_commit import GroupCommit
 from services.catalog.ports import ClearFields, FieldCipher, VersionPlan
 from services.catalog.rows import collection_of, details_of, document_of, dump_access, to_micros
 from services.catalog.schema import (
@@ -38,6 +39,7 @@ from services.corpus.principal import Access
 
 _T = TypeVar("_T")
 _READERS = 4
+_REMEMBERED = 10_000
 # SQLite allows 32,766 variables in a statement, other engines fewer.
 _IN_LIMIT = 500
 
@@ -48,8 +50,9 @@ class SqlCatalog:
     def __init__(self, engine: Engine, cipher: FieldCipher) -> None:
         self._engine = engine
         self._cipher = cipher
-        self._write_engine = engine.execution_options(immediate=True)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="catalog-write")
+        # Numbers of reader sets that are committed: a set never changes, and nearly all documents share a few.
+        self._reader_sets: dict[tuple[str, Access], int] = {}
+        self._writes = GroupCommit(engine.execution_options(immediate=True))
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="catalog-read")
 
     @classmethod
@@ -75,7 +78,7 @@ class SqlCatalog:
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        self._writer.shutdown()
+        self._writes.close()
         self._readers.shutdown()
         self._engine.dispose()
 
@@ -171,9 +174,13 @@ class SqlCatalog:
                 connection.execute(insert(version_counters).values(**values, last_version=version))
             else:
                 connection.execute(update(version_counters).where(*key).values(last_version=version))
-            return VersionPlan(version, _reader_set(connection, tenant, access))
+            return VersionPlan(version, self._reader_set(connection, tenant, access))
 
-        return await self._write(plan)
+        planned = await self._write(plan)
+        if len(self._reader_sets) >= _REMEMBERED:
+            self._reader_sets.clear()
+        self._reader_sets[tenant, access] = planned.reader_set
+        return planned
 
     async def activate_version(self, document: Document) -> bool:
         """See the port."""
@@ -184,19 +191,21 @@ class SqlCatalog:
                 "version": document.version,
                 "details": details_of(document, self._cipher),
                 "media_type": document.media_type.value,
-                "reader_set": _reader_set(connection, document.tenant, document.access),
+                "reader_set": self._reader_set(connection, document.tenant, document.access),
                 "owner": document.owner,
                 "state": document.state.value,
                 "content_sha256": document.content_sha256,
                 "chunk_count": document.chunk_count,
                 "update_time": to_micros(document.update_time),
             }
-            void = select(version_counters.c.void_until).where(
-                *_counter_key(document.tenant, document.collection, document.document_id)
+            standing = (
+                select(version_counters.c.void_until, documents.c.version)
+                .select_from(version_counters.outerjoin(documents, and_(*key)))
+                .where(*_counter_key(document.tenant, document.collection, document.document_id))
             )
-            if document.version <= (connection.execute(void).scalar_one_or_none() or 0):
+            void_until, current = connection.execute(standing).one_or_none() or (0, None)
+            if document.version <= void_until:
                 return False
-            current = connection.execute(select(documents.c.version).where(*key)).scalar_one_or_none()
             if current is None:
                 names = {"tenant": document.tenant, "collection": document.collection}
                 connection.execute(
@@ -282,7 +291,7 @@ class SqlCatalog:
         """See the port."""
 
         def change(connection: Connection) -> int:
-            number = _reader_set(connection, tenant, access)
+            number = self._reader_set(connection, tenant, access)
             changed = connection.execute(
                 update(documents)
                 .where(*_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
@@ -325,23 +334,42 @@ class SqlCatalog:
                 members.setdefault(member.number, set()).add(member.principal)
         return [document_of(row, Access(frozenset(members.get(row.reader_set, ()))), self._cipher) for row in rows]
 
+    def _reader_set(self, connection: Connection, tenant: str, access: Access) -> int:
+        known = self._reader_sets.get((tenant, access))
+        if known is not None:
+            return known
+        readers = sorted(access.readers)
+        digest = hashlib.sha256("\n".join(readers).encode()).hexdigest()
+        sets = reader_sets.c
+        number = connection.execute(
+            select(sets.number).where(sets.tenant == tenant, sets.digest == digest)
+        ).scalar_one_or_none()
+        if number is None:
+            made = connection.execute(insert(reader_sets).values(tenant=tenant, digest=digest))
+            number = (made.inserted_primary_key or (0,))[0]
+            if readers:
+                rows = [{"number": number, "principal": principal, "tenant": tenant} for principal in readers]
+                connection.execute(insert(reader_set_members), rows)
+        return int(number)
+
     async def _read(self, work: Callable[[Connection], _T]) -> _T:
-        return await self._run(self._engine, self._readers, work)
-
-    async def _write(self, work: Callable[[Connection], _T]) -> _T:
-        return await self._run(self._write_engine, self._writer, work)
-
-    async def _run(self, engine: Engine, executor: ThreadPoolExecutor, work: Callable[[Connection], _T]) -> _T:
-        def run() -> _T:
-            with engine.begin() as connection:
+        def read() -> _T:
+            with self._engine.begin() as connection:
                 return work(connection)
 
-        try:
-            return await asyncio.get_running_loop().run_in_executor(executor, run)
-        except IntegrityError:
-            raise
-        except SQLAlchemyError as error:
-            raise Unavailable("the catalog did not answer", metadata={"dependency": "catalog"}) from error
+        return await _answer(asyncio.get_running_loop().run_in_executor(self._readers, read))
+
+    async def _write(self, work: Callable[[Connection], _T]) -> _T:
+        return await _answer(self._writes.run(work))
+
+
+async def _answer(work: Awaitable[_T]) -> _T:
+    try:
+        return await work
+    except IntegrityError:
+        raise
+    except SQLAlchemyError as error:
+        raise Unavailable("the catalog did not answer", metadata={"dependency": "catalog"}) from error
 
 
 def _set_pragmas(connection: Any, _record: Any) -> None:
@@ -390,22 +418,6 @@ def _readable(tenant: str, collection: str, principals: frozenset[str]) -> Selec
         documents.c.state == DocumentState.ACTIVE.value,
         documents.c.reader_set.in_(_admitting(tenant, principals)),
     )
-
-
-def _reader_set(connection: Connection, tenant: str, access: Access) -> int:
-    readers = sorted(access.readers)
-    digest = hashlib.sha256("\n".join(readers).encode()).hexdigest()
-    sets = reader_sets.c
-    number = connection.execute(
-        select(sets.number).where(sets.tenant == tenant, sets.digest == digest)
-    ).scalar_one_or_none()
-    if number is None:
-        made = connection.execute(insert(reader_sets).values(tenant=tenant, digest=digest))
-        number = (made.inserted_primary_key or (0,))[0]
-        if readers:
-            rows = [{"number": number, "principal": principal, "tenant": tenant} for principal in readers]
-            connection.execute(insert(reader_set_members), rows)
-    return int(number)
 
 
 def _no_collection(name: str) -> NotFound:

@@ -35,6 +35,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from services.embedding.batching import SharedBatches
 from services.embedding.ports import EmbeddingModel
 from services.embedding.threads import ModelThreads, usable_cores
 from services.embedding.tokens import TokenIds, WordPieces
@@ -56,7 +57,7 @@ class OnnxEmbedder:
     """An :class:`~services.embedding.ports.Embedder` whose model runs in this process.
 
     Questions have threads of their own at normal priority, so they start at once and take the processor from the
-    passages' threads; passages are embedded in small pieces of similar length.
+    passages' threads; passages are embedded in small batches of similar length, which concurrent calls share.
     """
 
     def __init__(
@@ -65,9 +66,9 @@ class OnnxEmbedder:
         self._spec = spec
         self._session = session
         self._tokenizer = tokenizer
-        self._piece_tokens = piece_tokens
         self._questions = ModelThreads("embed-question", threads=threads)
         self._passages = ModelThreads("embed-passages", threads=threads, niceness=_BULK_NICENESS)
+        self._batches = SharedBatches(self._passages, self._vectors, batch_tokens=piece_tokens)
 
     @classmethod
     async def load(
@@ -106,19 +107,9 @@ class OnnxEmbedder:
         Raises:
             Unavailable: The embedder was closed.
         """
-        vectors = np.zeros((len(texts), self._spec.dimension), dtype=np.float32)
         slices = [texts[at : at + _TOKENIZE_TEXTS] for at in range(0, len(texts), _TOKENIZE_TEXTS)]
         tokenized = await asyncio.gather(*(self._passages.run(self._tokenizing(part)) for part in slices))
-        tokens = [ids for part in tokenized for ids in part]
-        # Neighbours of similar length: hardly any padding.
-        order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
-
-        async def embed(piece: list[int]) -> None:
-            batch = [tokens[index] for index in piece]
-            vectors[piece] = await self._passages.run(lambda: self._vectors(batch))
-
-        await asyncio.gather(*(embed(piece) for piece in self._pieces(order, tokens)))
-        return vectors
+        return await self._batches.run([ids for part in tokenized for ids in part], self._spec.dimension)
 
     async def embed_query(self, text: str) -> NDArray[np.float32]:
         """The unit vector of a question, shape (dimension,), with the model's query instruction applied.
@@ -141,19 +132,10 @@ class OnnxEmbedder:
     async def close(self) -> None:
         """Refuse what is waiting, let what is running end, release the threads."""
         await asyncio.gather(self._questions.close(), self._passages.close())
+        self._batches.close()
 
     def _tokenizing(self, texts: Sequence[str]) -> Callable[[], list[TokenIds]]:
         return lambda: self._tokenizer.passages(texts, self._spec.max_tokens)
-
-    def _pieces(self, order: Sequence[int], tokens: Sequence[TokenIds]) -> list[list[int]]:
-        """Cut ``order``, shortest first, into runs of at most ``piece_tokens`` tokens when padded."""
-        pieces: list[list[int]] = []
-        for index in order:
-            if pieces and (len(pieces[-1]) + 1) * len(tokens[index]) <= self._piece_tokens:
-                pieces[-1].append(index)
-            else:
-                pieces.append([index])
-        return pieces
 
     def _vectors(self, batch: Sequence[TokenIds]) -> NDArray[np.float32]:
         shape = (len(batch), max(len(ids) for ids in batch))

@@ -50,6 +50,16 @@ class ModelThreads:
             raise _closed()
         return await asyncio.wrap_future(self._executor.submit(self._unless_closed, piece))
 
+    def submit(self, piece: Callable[[], object]) -> None:
+        """Have ``piece`` run in the pool without waiting for it; it must report its own errors.
+
+        Raises:
+            Unavailable: The pool was closed.
+        """
+        if self._closed:
+            raise _closed()
+        self._executor.submit(self._unless_closed, piece)
+
     async def close(self) -> None:
         """Let running pieces end, refuse the waiting ones, and end the threads. Closing twice is fine."""
         self._closed = True

@@ -43,7 +43,7 @@ class IngestionLimits:
     """Bounds of one service. ``in_flight`` documents are parsed and embedded at a time, over all callers."""
 
     max_document_bytes: int = 32 * 1024 * 1024
-    in_flight: int = 6
+    in_flight: int = 32
     chunks: ChunkLimits = field(default_factory=ChunkLimits)
 
 

@@ -15,7 +15,7 @@ class IngestionOptions(Options):
     )
     timeout: float = Field(900.0, gt=0, le=3600, description="Seconds for a batch whose caller sets no deadline.")
     max_document_mib: int = Field(32, ge=1, le=60, description="The largest document that is read.")
-    in_flight: int = Field(6, ge=1, le=64, description="Documents that are worked on at a time.")
+    in_flight: int = Field(32, ge=1, le=256, description="Documents that are worked on at a time.")
     parser_workers: int = Field(2, ge=1, le=32, description="Processes that parse, one document each at a time.")
     parser_timeout: float = Field(60.0, gt=0, le=600, description="Seconds that one document may take to parse.")
     parser_memory_mib: int = Field(1024, ge=256, le=16384, description="Address space of a parsing process.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -36,8 +35,6 @@ class Process:
     """The shared parts of one process. Tests hand in light models instead of the embedded ones."""
 
     def __init__(self, *, embedder: Embedder | None = None, cross_encoder: CrossEncoder | None = None) -> None:
-        # A worker thread that computes in Python lets the event loop run after 1 ms instead of CPython's 5.
-        sys.setswitchinterval(0.001)
         self.telemetry = Telemetry(VERSION)
         self._made: dict[str, Any] = {}
         self._authentication: TokenAuthentication | None = None

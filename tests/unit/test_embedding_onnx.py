@@ -60,18 +60,6 @@ async def test_the_query_instruction_is_for_questions_only(embedder: OnnxEmbedde
     assert float(plain[0] @ query) < 0.98
 
 
-@given(lengths=st.lists(st.integers(2, 512), max_size=80), limit=st.integers(1, 2048))
-@settings(deadline=None, max_examples=50)
-def test_pieces_hold_every_text_once_within_the_bound(lengths: list[int], limit: int) -> None:
-    tokens = [np.zeros(length, dtype=np.int64) for length in lengths]
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    holder = OnnxEmbedder.__new__(OnnxEmbedder)
-    holder._piece_tokens = limit
-    found = holder._pieces(order, tokens)
-    assert [index for piece in found for index in piece] == order
-    assert all(len(piece) == 1 or len(piece) * max(lengths[index] for index in piece) <= limit for piece in found)
-
-
 @given(text=st.text(max_size=300), limit=st.integers(4, 64))
 @settings(deadline=None, max_examples=100)
 def test_ids_are_framed_and_cut(pieces: WordPieces, text: str, limit: int) -> None:
