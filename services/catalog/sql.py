@@ -16,24 +16,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, and_, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, Select, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from services.catalog.conditions import admitting, counter_key, document_key, readable
 from services.catalog.group_commit import GroupCommit
 from services.catalog.ports import ClearFields, FieldCipher, VersionPlan
 from services.catalog.rows import collection_of, details_of, document_of, dump_access, to_micros
 from services.catalog.schema import (
-    FORMAT,
     catalog_format,
     collections,
     documents,
     reader_set_members,
     reader_sets,
-    tables,
     version_counters,
 )
+from services.catalog.sqlite import open_engine, prepare
 from services.corpus.document import Collection, Document, DocumentState
-from services.corpus.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
+from services.corpus.errors import AlreadyExists, NotFound, Unavailable
 from services.corpus.filter import Filter, matches
 from services.corpus.principal import Access
 
@@ -61,13 +61,9 @@ class SqlCatalog:
 
         ``cipher`` seals titles, URIs and metadata; without one they are kept in clear.
         """
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10.0, "check_same_thread": False})
-        event.listen(engine, "connect", _set_pragmas)
-        event.listen(engine, "begin", _begin)
-        catalog = cls(engine, cipher or ClearFields())
+        catalog = cls(open_engine(path), cipher or ClearFields())
         try:
-            await catalog._write(_prepare)
+            await catalog._write(prepare)
         except BaseException:
             await catalog.close()
             raise
@@ -166,7 +162,7 @@ class SqlCatalog:
         """See the port."""
 
         def plan(connection: Connection) -> VersionPlan:
-            key = _counter_key(tenant, collection, document_id)
+            key = counter_key(tenant, collection, document_id)
             last = connection.execute(select(version_counters.c.last_version).where(*key)).scalar_one_or_none()
             version = (last or 0) + 1
             if last is None:
@@ -186,7 +182,7 @@ class SqlCatalog:
         """See the port."""
 
         def activate(connection: Connection) -> bool:
-            key = _key(document.tenant, document.collection, document.document_id)
+            key = document_key(document.tenant, document.collection, document.document_id)
             values = {
                 "version": document.version,
                 "details": details_of(document, self._cipher),
@@ -201,7 +197,7 @@ class SqlCatalog:
             standing = (
                 select(version_counters.c.void_until, documents.c.version)
                 .select_from(version_counters.outerjoin(documents, and_(*key)))
-                .where(*_counter_key(document.tenant, document.collection, document.document_id))
+                .where(*counter_key(document.tenant, document.collection, document.document_id))
             )
             void_until, current = connection.execute(standing).one_or_none() or (0, None)
             if document.version <= void_until:
@@ -228,7 +224,7 @@ class SqlCatalog:
         """See the port."""
 
         def get(connection: Connection) -> list[Document]:
-            return self._load(connection, select(documents).where(*_key(tenant, collection, document_id)))
+            return self._load(connection, select(documents).where(*document_key(tenant, collection, document_id)))
 
         return next(iter(await self._read(get)), None)
 
@@ -242,7 +238,7 @@ class SqlCatalog:
         def find(connection: Connection) -> dict[str, Document]:
             found: dict[str, Document] = {}
             for some in _batches(document_ids):
-                query = _readable(tenant, collection, principals).where(documents.c.document_id.in_(some))
+                query = readable(tenant, collection, principals).where(documents.c.document_id.in_(some))
                 found.update({document.document_id: document for document in self._load(connection, query)})
             return found
 
@@ -264,7 +260,7 @@ class SqlCatalog:
             found: list[Document] = []
             last = after
             while len(found) < limit:
-                query = _readable(tenant, collection, principals).where(documents.c.document_id > last)
+                query = readable(tenant, collection, principals).where(documents.c.document_id > last)
                 page = self._load(connection, query.order_by(documents.c.document_id).limit(max(limit, 200)))
                 if not page:
                     break
@@ -276,13 +272,13 @@ class SqlCatalog:
 
     async def count_readable(self, tenant: str, collection: str, principals: frozenset[str]) -> int:
         """See the port."""
-        query = select(func.count()).select_from(_readable(tenant, collection, principals).subquery())
+        query = select(func.count()).select_from(readable(tenant, collection, principals).subquery())
         return int(await self._read(lambda connection: connection.execute(query).scalar_one()))
 
     async def reader_sets(self, tenant: str, principals: frozenset[str]) -> frozenset[int]:
         """See the port."""
         return frozenset(
-            await self._read(lambda connection: connection.execute(_admitting(tenant, principals)).scalars().all())
+            await self._read(lambda connection: connection.execute(admitting(tenant, principals)).scalars().all())
         )
 
     # --- changing ------------------------------------------------------------------------------------------------
@@ -294,7 +290,7 @@ class SqlCatalog:
             number = self._reader_set(connection, tenant, access)
             changed = connection.execute(
                 update(documents)
-                .where(*_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
+                .where(*document_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
                 .values(reader_set=number, update_time=to_micros(datetime.now(UTC)))
             )
             if changed.rowcount == 0:
@@ -309,14 +305,14 @@ class SqlCatalog:
         def mark(connection: Connection) -> bool:
             marked = connection.execute(
                 update(documents)
-                .where(*_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
+                .where(*document_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
                 .values(state=DocumentState.DELETED.value, update_time=to_micros(datetime.now(UTC)))
             )
             if marked.rowcount == 0:
                 return False
             connection.execute(
                 update(version_counters)
-                .where(*_counter_key(tenant, collection, document_id))
+                .where(*counter_key(tenant, collection, document_id))
                 .values(void_until=version_counters.c.last_version)
             )
             return True
@@ -370,54 +366,6 @@ async def _answer(work: Awaitable[_T]) -> _T:
         raise
     except SQLAlchemyError as error:
         raise Unavailable("the catalog did not answer", metadata={"dependency": "catalog"}) from error
-
-
-def _set_pragmas(connection: Any, _record: Any) -> None:
-    # The driver must not begin transactions by itself: `_begin` does, in the mode that a writer needs.
-    connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: Connection) -> None:
-    # A writer takes its lock at once: upgrading later fails when another process has written in between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("immediate") else "BEGIN")
-
-
-def _prepare(connection: Connection) -> None:
-    tables.create_all(connection)
-    found = connection.execute(select(catalog_format.c.format)).scalar_one_or_none()
-    if found is None:
-        connection.execute(insert(catalog_format).prefix_with("OR IGNORE").values(format=FORMAT))
-    elif found != FORMAT:
-        raise FailedPrecondition(f"the catalog has format {found}, this release reads format {FORMAT}")
-
-
-def _key(tenant: str, collection: str, document_id: str) -> tuple[Any, Any, Any]:
-    return (
-        documents.c.tenant == tenant,
-        documents.c.collection == collection,
-        documents.c.document_id == document_id,
-    )
-
-
-def _counter_key(tenant: str, collection: str, document_id: str) -> tuple[Any, Any, Any]:
-    counter = version_counters.c
-    return counter.tenant == tenant, counter.collection == collection, counter.document_id == document_id
-
-
-def _admitting(tenant: str, principals: frozenset[str]) -> Select[Any]:
-    members = reader_set_members.c
-    return select(members.number).where(members.tenant == tenant, members.principal.in_(sorted(principals))).distinct()
-
-
-def _readable(tenant: str, collection: str, principals: frozenset[str]) -> Select[Any]:
-    return select(documents).where(
-        documents.c.tenant == tenant,
-        documents.c.collection == collection,
-        documents.c.state == DocumentState.ACTIVE.value,
-        documents.c.reader_set.in_(_admitting(tenant, principals)),
-    )
 
 
 def _no_collection(name: str) -> NotFound:

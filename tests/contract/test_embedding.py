@@ -15,7 +15,7 @@ from services.embedding.memory import HashingEmbedder
 from services.embedding.onnx import OnnxEmbedder
 from services.embedding.openai import OpenAIEmbedder
 from services.embedding.ports import Embedder, EmbeddingModel
-from tests.contract.embedding_server import DIMENSION, EmbeddingServer
+from tests.support.embedding_server import DIMENSION, EmbeddingServer
 
 PASSAGES = [
     "The Rhine rises in the Swiss Alps and flows into the North Sea.",

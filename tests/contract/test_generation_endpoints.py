@@ -15,7 +15,7 @@ from services.generation.adapters.extractive import ExtractiveEndpoint
 from services.generation.adapters.memory import ScriptedEndpoint
 from services.generation.adapters.openai import OpenAIEndpoint
 from services.generation.ports import ABSTENTION, AnswerEndpoint, Citation, Draft, Passage, Usage
-from tests.contract.generation_server import chat_server
+from tests.support.generation_server import chat_server
 
 QUESTION = "How many parking spaces does the garage have?"
 UNRELATED = "Which composer wrote this opera?"

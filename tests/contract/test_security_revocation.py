@@ -14,7 +14,7 @@ import pytest
 from services.corpus.errors import Unavailable
 from services.security.revocation import MemoryRevocationStore, RevocationStore, SubjectRevoked, TokenRevoked
 from services.security.revocation_sqlite import SqliteRevocationStore
-from tests.token_forge import HS, NOW
+from tests.support.token_forge import HS, NOW
 
 ONE = TokenRevoked.at(NOW, HS, "one")
 TWO = SubjectRevoked.at(NOW, "acme", "alice")

@@ -12,7 +12,7 @@ from groundwire.retrieval.v1 import retrieval_service_pb2 as pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 from services.embedding.memory import OverlapCrossEncoder
 from services.retrieval.servicer import RetrievalServicer
-from tests.unit.retrieval_world import BOB, StoreProxy, World
+from tests.support.retrieval_world import BOB, StoreProxy, World
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ class Process:
     """A keyring in a process of its own."""
 
     def __init__(self, repository: Path, store: Path, master: Path) -> None:
-        script = repository / "tests" / "integration" / "keyring_process.py"
+        script = repository / "tests" / "support" / "keyring_process.py"
         self.popen = subprocess.Popen(
             [sys.executable, str(script), str(store), str(master)],
             stdin=subprocess.PIPE,

@@ -17,8 +17,8 @@ from services.security.jwks import KeyFetchError, RefreshingKeys
 from services.security.jwks_fetch import HttpsFetcher
 from services.security.keysets import Algorithm
 from services.security.refusal import Refusal
-from tests.certificate_authority import CertificateAuthority
-from tests.token_forge import Gate, asymmetric
+from tests.support.certificate_authority import CertificateAuthority
+from tests.support.token_forge import Gate, asymmetric
 from tests.unit.test_security_keysets import jwk
 
 DOCUMENT = json.dumps({"keys": [jwk(Algorithm.ES256)]}).encode()

@@ -10,7 +10,7 @@ from cryptography import x509
 
 from services.corpus.errors import Unauthenticated
 from services.security.mesh_identity import MeshPeers, SpiffeId, peer_identity
-from tests.certificate_authority import LOOPBACK, CertificateAuthority
+from tests.support.certificate_authority import LOOPBACK, CertificateAuthority
 
 QUERY = "spiffe://mesh.example/ns/groundwire/query"
 

@@ -13,7 +13,7 @@ from services.security.refusal import Refusal
 from services.security.revocation_feed import RevocationFeed
 from services.security.revocation_sqlite import SqliteRevocationStore
 from services.security.tokens import TokenVerifier
-from tests.token_forge import Clock, claims, craft, issuers
+from tests.support.token_forge import Clock, claims, craft, issuers
 
 REVOKE = """
 import asyncio, sys

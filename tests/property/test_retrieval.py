@@ -18,7 +18,7 @@ from services.retrieval.result import RetrieveResult
 from services.retrieval.retrieval import RetrievalPolicy
 from services.retrieval.texts import fingerprint
 from services.vectorstores.ports import FetchedChunk, Partition, StoreHit, Vector
-from tests.unit.retrieval_world import TENANT, StoreProxy, World
+from tests.support.retrieval_world import TENANT, StoreProxy, World
 
 WORDS = st.sampled_from("alpha beta gamma delta epsilon zeta eta theta".split())  # noqa: SIM905 - reads better
 TEXTS = st.lists(WORDS, min_size=1, max_size=6).map(" ".join)

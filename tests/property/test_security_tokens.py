@@ -19,7 +19,7 @@ from services.security.mesh_identity import SpiffeId, certificate_identity
 from services.security.mesh_tokens import MeshTokens
 from services.security.revocation import SubjectRevoked, TokenRevoked
 from services.security.tokens import VerifiedToken
-from tests.token_forge import HS, MESH_SECRET, NOW, Clock, Gate, asymmetric, claims, craft, mesh
+from tests.support.token_forge import HS, MESH_SECRET, NOW, Clock, Gate, asymmetric, claims, craft, mesh
 from tests.unit.test_security_keysets import jwk
 
 TOKENS = {

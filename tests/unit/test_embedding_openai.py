@@ -12,7 +12,7 @@ import pytest
 from services.corpus.errors import FailedPrecondition, GroundwireError, ResourceExhausted, Unavailable
 from services.embedding.openai import OpenAIEmbedder
 from services.embedding.ports import EmbeddingModel
-from tests.contract.embedding_server import DIMENSION, EmbeddingServer, Reply
+from tests.support.embedding_server import DIMENSION, EmbeddingServer, Reply
 
 KEY = "sk-secret-0123456789"
 MODEL = EmbeddingModel("test-model", DIMENSION, 8)

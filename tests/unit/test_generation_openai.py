@@ -14,7 +14,7 @@ from services.embedding.memory import OverlapCrossEncoder
 from services.generation.adapters.openai import OpenAIEndpoint
 from services.generation.grounding import SENTINEL
 from services.generation.ports import ABSTENTION, Draft, Passage, Usage
-from tests.contract.generation_server import DONE, Reply, chat_server, chunk, completion
+from tests.support.generation_server import DONE, Reply, chat_server, chunk, completion
 
 PASSAGES = (Passage("p1", "Parking", "The garage has 38 spaces.", 0.9),)
 KEY = "sk-very-secret"

@@ -29,7 +29,7 @@ from services.vectorstores.ports import (
     StoreHit,
     Vector,
 )
-from tests.unit.retrieval_world import ALICE, BOB, TENANT, HangingStore, StoreProxy, World
+from tests.support.retrieval_world import ALICE, BOB, TENANT, HangingStore, StoreProxy, World
 
 SHORT = RetrievalPolicy(store_timeout=0.05)
 # Every list starts at four times top_k, so that a few documents are enough to need deepening.

@@ -15,7 +15,7 @@ from services.security.jwks import UNUSABLE, Fetched, KeyFetchError, RefreshingK
 from services.security.jwks_fetch import FileFetcher, HttpsFetcher
 from services.security.keysets import Algorithm
 from services.security.refusal import Refusal
-from tests.token_forge import Clock, Gate, asymmetric, claims, craft, header, signed_by
+from tests.support.token_forge import Clock, Gate, asymmetric, claims, craft, header, signed_by
 from tests.unit.test_security_keysets import jwk
 
 ISSUER = "https://idp.example"

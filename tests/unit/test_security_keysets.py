@@ -21,7 +21,7 @@ from services.security.keysets import (
     select,
     shared_secret,
 )
-from tests.token_forge import SECRET, private_key, signed_by
+from tests.support.token_forge import SECRET, private_key, signed_by
 
 ASYMMETRIC = [Algorithm.RS256, Algorithm.ES256, Algorithm.EDDSA]
 ENGINES: dict[str, Any] = {name: jwt.PyJWS().get_algorithm_by_name(name) for name in ("RS256", "ES256", "EdDSA")}

@@ -16,7 +16,7 @@ from services.security.mesh_tokens import MeshTokens, mesh_issuer
 from services.security.minting import TokenMinter
 from services.security.revocation import SubjectRevoked, TokenRevoked
 from services.security.tokens import TokenVerifier
-from tests.token_forge import (
+from tests.support.token_forge import (
     AUDIENCE,
     HS,
     MESH_SECRET,

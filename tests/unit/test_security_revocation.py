@@ -19,7 +19,7 @@ from services.security.revocation import (
 )
 from services.security.revocation_feed import RevocationFeed
 from services.security.tokens import TokenVerifier
-from tests.token_forge import HS, NOW, Clock, craft, issuers
+from tests.support.token_forge import HS, NOW, Clock, craft, issuers
 
 
 def said(token_id: str = "token-1", issued_at: int = NOW, origin: Origin | None = None) -> Claims:

@@ -19,7 +19,7 @@ from services.security.keysets import Algorithm, StaticKeys, shared_secret
 from services.security.refusal import Refusal
 from services.security.revocation import SubjectRevoked, TokenRevoked
 from services.security.tokens import TokenVerifier, bearer_token
-from tests.token_forge import (
+from tests.support.token_forge import (
     ED,
     ES,
     HS,

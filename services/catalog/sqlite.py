@@ -1,0 +1,42 @@
+"""SQLite as the catalog's database: how connections and transactions begin, and the tables in a new file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+
+from services.catalog.schema import FORMAT, catalog_format, tables
+from services.corpus.errors import FailedPrecondition
+
+
+def open_engine(path: Path) -> Engine:
+    """An engine for the file ``path``; transactions with the option ``immediate`` may write."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10.0, "check_same_thread": False})
+    event.listen(engine, "connect", _set_pragmas)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _set_pragmas(connection: Any, _record: Any) -> None:
+    # The driver must not begin transactions by itself: `_begin` does, in the mode that a writer needs.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    # A writer takes its lock at once: upgrading later fails when another process has written in between.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("immediate") else "BEGIN")
+
+
+def prepare(connection: Connection) -> None:
+    """Make the tables if there are none; FailedPrecondition if there are those of another format."""
+    tables.create_all(connection)
+    found = connection.execute(select(catalog_format.c.format)).scalar_one_or_none()
+    if found is None:
+        connection.execute(insert(catalog_format).prefix_with("OR IGNORE").values(format=FORMAT))
+    elif found != FORMAT:
+        raise FailedPrecondition(f"the catalog has format {found}, this release reads format {FORMAT}")
