@@ -71,7 +71,7 @@ class Server:
     """Serves one :class:`Service` on one address.
 
     The life of a server is ``start`` → (serving) → ``drain``. Starting raises ConfigurationError when the address
-    is taken or would expose the development identity to the network.
+    is taken, or when others than programs on this machine could reach it (there is no TLS yet).
     """
 
     service: Service
@@ -92,7 +92,7 @@ class Server:
         """Bind ``address`` (``host:port``, port 0 for any, or ``unix:/path``) and begin to serve."""
         if not is_loopback(address):
             raise ConfigurationError(
-                f"{self.service.name}: will not listen on {address}: without authentication only loopback addresses "
+                f"{self.service.name}: will not listen on {address}: without TLS only loopback addresses "
                 "and unix sockets are served"
             )
         server = self._build(address)
