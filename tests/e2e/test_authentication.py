@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from services.runtime.settings import socket_path
-from tests.support.processes import NAMES, Mesh, grpcurl, mesh_up
+from tests.support.documents import blocks
+from tests.support.processes import NAMES, ROOT, Mesh, grpcurl, mesh_up
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -91,6 +95,16 @@ def test_nobody_reaches_the_store_but_services(guarded: Mesh) -> None:
         *(str(socket), "groundwire.store.v1.StoreService/GetCapabilities"),
     )
     assert "Code: PermissionDenied" in refused.stderr
+
+
+def test_the_command_of_the_guide_mints_a_token_that_works(guarded: Mesh) -> None:
+    (block,) = blocks(ROOT / "docs" / "access.md", "sh")
+    script = f"{block.body}\ngroundwire ask 'How much does the janitor earn a year?' --output json"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, **guarded.environment, "PATH": path}
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert "41,300" in json.loads(done.stdout)["answer"]
 
 
 def test_no_token_is_in_any_log(guarded: Mesh) -> None:
