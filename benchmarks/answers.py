@@ -69,11 +69,13 @@ def _run(questions: list[dict[str, Any]], port: int, environment: dict[str, str]
         subprocess.run([*GROUNDWIRE, "ingest", corpus, "--output", "json"], env=environment, check=True,
                        stdout=subprocess.DEVNULL)  # fmt: skip
         stub = rpc.QueryServiceStub(channel)
+        minted = subprocess.run([*GROUNDWIRE, "token"], env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        metadata = (("authorization", f"Bearer {minted.stdout.strip()}"),)
         counts: dict[str, int] = {}
         seconds = []
         for question in questions:
             started = time.perf_counter()
-            answer = stub.Query(pb.QueryRequest(query=question["question"]), timeout=60)
+            answer = stub.Query(pb.QueryRequest(query=question["question"]), timeout=60, metadata=metadata)
             seconds.append(time.perf_counter() - started)
             verdict = judge(question, answer)
             counts[verdict] = counts.get(verdict, 0) + 1

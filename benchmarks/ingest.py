@@ -29,11 +29,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from cli.client import open_channel as open_client_channel
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
 from services.embedding.onnx import OnnxEmbedder
@@ -170,7 +170,8 @@ async def mesh(data_dir: Path, process: Process) -> list[Server]:
         return made.replace(addresses=made.addresses.model_copy(update=found))
 
     async def serve(module: Any, made: Any) -> str:
-        server = Server(await module.assemble(made, process), made)
+        identify = await process.identify(made)
+        server = Server(await module.assemble(made, process), made, identify)
         await server.start("127.0.0.1:0")
         servers.append(server)
         return f"127.0.0.1:{server.port}"
@@ -192,6 +193,7 @@ async def ingest_remotely(port: int, documents: Sequence[pb.DocumentInput], fold
         "--client",
         f"127.0.0.1:{port}",
         str(file),
+        env={**os.environ, "GROUNDWIRE_DATA_DIR": str(folder)},
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await client.communicate()
@@ -203,7 +205,7 @@ async def ingest_remotely(port: int, documents: Sequence[pb.DocumentInput], fold
 
 async def client(address: str, documents: Sequence[pb.DocumentInput]) -> None:
     """Ingest the documents, four calls at a time; print the counts as JSON."""
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with open_client_channel(address) as channel:  # with a token of the data directory's developer
         stub: Any = rpc.IngestionServiceStub(channel)
         four = asyncio.Semaphore(4)
 

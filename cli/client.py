@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
 
+from cli.caller import CallerToken
 from cli.errors import usage
 from cli.rpc_errors import explain
 from interceptors.client import outgoing
 
-# The variable that holds the caller's token.
-TOKEN = "GROUNDWIRE_TOKEN"  # noqa: S105 - a name, not a token
 _MAX_MESSAGE = 64 * 1024 * 1024
 
 
@@ -49,9 +47,5 @@ def open_channel(address: str, *, reconnect_ms: int = 1_000) -> grpc.aio.Channel
     ]
     if address.startswith("unix:"):
         options.append(("grpc.default_authority", "localhost"))
-    interceptors = outgoing(tracer=None, margin=0.0, credentials=_authorization) if os.environ.get(TOKEN) else None
+    interceptors = outgoing(tracer=None, margin=0.0, credentials=CallerToken(address).metadata)
     return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
-
-
-async def _authorization() -> list[tuple[str, str]]:
-    return [("authorization", f"Bearer {os.environ[TOKEN].strip()}")]

@@ -21,7 +21,7 @@ from cli.documents import Entry, find
 from cli.errors import CliError, ExitCode, usage
 from cli.ingest import ingest
 from cli.interrupts import first_of, interrupts
-from cli.mesh import Plan, plan, supervisor
+from cli.mesh import Plan, environment_of, plan, supervisor
 from cli.options import Globals
 from cli.output import Screen
 from cli.progress import progress
@@ -60,7 +60,11 @@ def demo(screen: Screen, *, examples: Path | None, complete: bool, processes: bo
     }
     with tempfile.TemporaryDirectory(prefix="groundwire-demo-") as scratch:
         planned = plan(Globals(), data_dir=Path(scratch) / "data", port_base=0, level="info", environment=environment)
-        return asyncio.run(_run(screen, planned, Path(scratch), chosen, len(entries), questions, processes=processes))
+        # Its calls carry a token of the private mesh, whatever token this environment holds.
+        with environment_of(planned.environment):
+            return asyncio.run(
+                _run(screen, planned, Path(scratch), chosen, len(entries), questions, processes=processes)
+            )
 
 
 def load_examples(folder: Path) -> tuple[tuple[Entry, ...], list[Example]]:

@@ -52,8 +52,16 @@ app.command("search", rich_help_panel=_USE, epilog=_example('groundwire search "
 app.command(
     "token",
     rich_help_panel=_LOOK,
-    epilog=_example("export GROUNDWIRE_TOKEN=$(groundwire token -s alice -g hr -r reader)"),
+    epilog=_example(
+        "export GROUNDWIRE_TOKEN=$(groundwire token)",
+        "export GROUNDWIRE_TOKEN=$(groundwire token -s alice -g hr -r reader)",
+    ),
 )(token.token)
+app.command(
+    "revoke",
+    rich_help_panel=_LOOK,
+    epilog=_example("groundwire revoke --subject alice", 'echo "$GROUNDWIRE_TOKEN" | groundwire revoke'),
+)(token.revoke)
 app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status"))(inspect.status)
 app.command("doctor", rich_help_panel=_LOOK, epilog=_example("groundwire doctor --output json"))(inspect.doctor)
 
@@ -87,6 +95,9 @@ def start(
 
     Start with [bold]groundwire demo[/bold], or [bold]groundwire up[/bold] and then [bold]groundwire ingest[/bold].
     """
+    if config is not None:
+        # Whatever this command reads or starts has the same settings.
+        os.environ["GROUNDWIRE_CONFIG"] = str(config.absolute())
     context.obj = Globals(config=config.absolute() if config else None, debug=debug)
 
 

@@ -63,14 +63,14 @@ def plan(
         ports = free_ports(len(MESH)) if port_base == 0 else range(port_base, port_base + len(MESH))
         for name, port in zip(MESH, ports, strict=True):
             environment[f"GROUNDWIRE_ADDRESSES__{name.upper()}"] = f"127.0.0.1:{port}"
-    with _environ(environment):
+    with environment_of(environment):
         given = options.load(Settings)
     if "level" not in given.log.model_fields_set and level is not None:
         environment["GROUNDWIRE_LOG__LEVEL"] = level
     if "delay" not in given.drain.model_fields_set:
         # Nobody but the mesh itself watches its health here, and it learns of a drain at once.
         environment["GROUNDWIRE_DRAIN__DELAY"] = _DRAIN_DELAY
-    with _environ(environment):
+    with environment_of(environment):
         settings = options.load(Settings)
     return Plan(settings, environment, port_base, data_dir is not None)
 
@@ -178,7 +178,7 @@ async def _channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
         await channel.close()
 
 
-class _environ:  # noqa: N801 - a context manager that reads like a function
+class environment_of:  # noqa: N801 - a context manager that reads like a function
     """The process's environment, changed for a moment: settings are read from nowhere else."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:

@@ -47,9 +47,10 @@ async def _serve(settings: dict[str, Settings], listen: str | None) -> None:
     try:
         # From the back of the mesh to its front, so that a service finds those that it calls.
         for name in (name for tier in reversed(TIERS) for name in tier if name in settings):
-            service = await assembly(name)(settings[name], process)
+            # First, so that whatever a service asks of others at its start is asked with a token.
             identify = await process.identify(settings[name])
-            server = Server(service, settings[name], process.telemetry.tracer(name), identify)
+            service = await assembly(name)(settings[name], process)
+            server = Server(service, settings[name], identify, process.telemetry.tracer(name))
             try:
                 await server.start(listen or settings[name].address(name))
             except BaseException:

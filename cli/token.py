@@ -1,17 +1,25 @@
-"""``groundwire token``: tokens for development and tests."""
+"""``groundwire token`` and ``groundwire revoke``: tokens for development and tests, and their end."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import time
 from collections.abc import Sequence
 
-from cli.errors import usage
-from services.corpus.errors import GroundwireError
-from services.runtime.settings import AuthenticationOptions
+from cli.errors import CliError, ExitCode, usage
+from services.corpus.errors import FailedPrecondition, GroundwireError, Unauthenticated
+from services.runtime import development
+from services.runtime.authentication import token_claims
+from services.runtime.settings import IssuerOptions, Settings
+from services.security.claims import is_subject, is_tenant, is_token_id
 from services.security.minting import TokenMinter
+from services.security.revocation import Revocation, SubjectRevoked, TokenRevoked
+from services.security.revocation_sqlite import SqliteRevocationStore
 
 
 def mint(
-    options: AuthenticationOptions,
+    settings: Settings,
     *,
     subject: str,
     tenant: str,
@@ -21,7 +29,9 @@ def mint(
     issuer: str | None,
 ) -> str:
     """A token of the named issuer, or of the first that has a shared secret."""
-    for candidate in options.issuers:
+    if not settings.authentication.required:
+        raise usage("the settings say authentication.required = false: nobody looks at tokens")
+    for candidate in accepted(settings):
         if candidate.secret is None or issuer not in (None, candidate.name):
             continue
         secret = candidate.secret.get_secret_value().encode()
@@ -32,3 +42,55 @@ def mint(
             raise usage(error.message) from error
     wanted = f"no issuer {issuer!r} with" if issuer else "no issuer with"
     raise usage(f"the settings have {wanted} a shared secret; `authentication.issuers` names one (docs/access.md)")
+
+
+def accepted(settings: Settings) -> Sequence[IssuerOptions]:
+    """The issuers whose tokens count: the configured ones, or the data directory's own."""
+    try:
+        return settings.authentication.issuers or [development.issuer(settings)]
+    except FailedPrecondition as error:
+        raise CliError(f"{development.key_path(settings)}: {error.message}", code=ExitCode.USAGE) from error
+
+
+def revoke(
+    settings: Settings, *, token_id: str | None, issuer: str | None, subject: str | None, tenant: str | None
+) -> str:
+    """Note a revocation where every service of this data directory reads it; says what was revoked."""
+    now = time.time()
+    if token_id is not None and subject is None:
+        if issuer is None or not is_token_id(token_id):
+            raise usage("--token-id JTI needs --issuer NAME: ids are unique with their issuer alone")
+        revocation: Revocation = TokenRevoked.at(now, issuer, token_id)
+        said = f"token {token_id} of {issuer}"
+    elif subject is not None and token_id is None:
+        tenant = tenant or settings.development.tenant
+        if not is_subject(subject) or not is_tenant(tenant):
+            raise usage("--subject and --tenant must be names as they stand in tokens")
+        revocation = SubjectRevoked.at(now, tenant, subject)
+        said = f"every token of {subject} ({tenant}) that was issued up to now; new ones count in half a minute"
+    elif token_id is None and sys.stdin is not None and not sys.stdin.isatty():
+        revocation, said = _of_token(settings, sys.stdin.read().strip())
+    else:
+        raise usage("say what to revoke: --subject NAME, --token-id JTI --issuer NAME, or a token on stdin")
+    asyncio.run(_keep(settings, revocation, now))
+    return f"revoked: {said}"
+
+
+def _of_token(settings: Settings, token: str) -> tuple[Revocation, str]:
+    try:
+        claims = asyncio.run(token_claims(settings, token))
+    except Unauthenticated:
+        raise usage("what is on stdin is no valid token, so there is nothing to revoke") from None
+    if not claims.token_id:
+        raise usage("this token has no id; --subject revokes all of its subject's tokens")
+    return TokenRevoked(claims.issuer, claims.token_id, claims.valid_until), f"token {claims.token_id}"
+
+
+async def _keep(settings: Settings, revocation: Revocation, now: float) -> None:
+    store = SqliteRevocationStore(settings.keys_dir / "revocations.sqlite3")
+    try:
+        await store.add(revocation, now)
+    except GroundwireError as error:
+        raise CliError(f"the revocation could not be kept: {error.message}", code=ExitCode.UNAVAILABLE) from error
+    finally:
+        await store.close()

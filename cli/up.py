@@ -98,16 +98,24 @@ def commands(planned: Plan, options: Globals) -> dict[str, str]:
     to_query = f" --address {query}" if moved else ""
     to_ingestion = f" --address {where['ingestion']}" if moved else ""
     to_all = _status_options(where) if moved else ""
-    if planned.data_dir_given and "store=" not in to_all:
-        to_all += f" --data-dir {shlex.quote(str(planned.settings.data_dir))}"
+    first = {}
+    if planned.data_dir_given:
+        # It holds what this machine's own calls are let in with, too.
+        first["first"] = f"export GROUNDWIRE_DATA_DIR={shlex.quote(str(planned.settings.data_dir))}"
+    header = ""
+    if planned.settings.authentication.required:
+        role = "" if planned.settings.development_secrets else " --subject NAME --role admin"
+        first["a token"] = f"export GROUNDWIRE_TOKEN=$({base} token{role})"
+        header = ' -H "authorization: Bearer $GROUNDWIRE_TOKEN"'
     target = f"-authority localhost {query}" if query.startswith("unix:") else query
     question = '{"query": "How do I …?"}'
     return {
+        **first,
         "add documents": f"{base} ingest ./docs --readers 'tenant:*'{to_ingestion}",
         "ask": f'{base} ask "How do I …?"{to_query}',
         "check": f"{base} status{to_all}",
         "any client": f"grpcurl -plaintext {target} list",
-        "call": f"grpcurl -plaintext -d '{question}' {target} groundwire.query.v1.QueryService/Query",
+        "call": f"grpcurl -plaintext{header} -d '{question}' {target} groundwire.query.v1.QueryService/Query",
     }
 
 

@@ -1,5 +1,6 @@
 """A client in one file, with nothing but grpcio and the generated stubs.
 
+    export GROUNDWIRE_TOKEN=$(groundwire token)
     python examples/client.py [HOST]        # HOST is localhost unless given; `groundwire up` must be running
 
 It takes a document in, waits until it is searchable, and asks a question that only this document answers. Copy it:
@@ -30,6 +31,7 @@ def main() -> int:
     host = sys.argv[1] if len(sys.argv) > 1 else "localhost"
     ingestion_port = os.environ.get("INGESTION_PORT", "50051")
     query_port = os.environ.get("QUERY_PORT", "50050")
+    metadata = (("authorization", f"Bearer {os.environ.get('GROUNDWIRE_TOKEN', '')}"),)
 
     with grpc.insecure_channel(f"{host}:{ingestion_port}") as channel:
         ingestion = ingestion_service_pb2_grpc.IngestionServiceStub(channel)
@@ -45,6 +47,7 @@ def main() -> int:
                 ]
             ),
             timeout=60,
+            metadata=metadata,
         )
         for result in taken.results:
             if result.failure_reason:
@@ -56,7 +59,7 @@ def main() -> int:
         query = query_service_pb2_grpc.QueryServiceStub(channel)
         request = query_service_pb2.QueryRequest(query="When does the night bus leave the north gate?")
         shown = ""
-        for event in query.StreamQuery(request, timeout=30):
+        for event in query.StreamQuery(request, timeout=30, metadata=metadata):
             kind = event.WhichOneof("event")
             if kind == "delta":
                 shown += event.delta.text
@@ -79,5 +82,8 @@ if __name__ == "__main__":
         sys.exit(main())
     except grpc.RpcError as error:
         call: Any = error  # what a stub raises is a grpc.Call, too: it has a code and details
-        print(f"{call.code().name}: {call.details()} (is `groundwire up` running?)", file=sys.stderr)
+        print(
+            f"{call.code().name}: {call.details()} (is `groundwire up` running, and GROUNDWIRE_TOKEN set?)",
+            file=sys.stderr,
+        )
         sys.exit(3)

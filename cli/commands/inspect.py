@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,9 @@ def status(
 
     settings = globals_of(context).load(Settings)
     if data_dir is not None:
-        settings = settings.replace(data_dir=data_dir)
+        # Its calls carry a token of that directory, too.
+        os.environ["GROUNDWIRE_DATA_DIR"] = str(data_dir.absolute())
+        settings = globals_of(context).load(Settings)
     where = addresses(settings, address or (), port_base)
     raise typer.Exit(asyncio.run(show_status(Screen(output), where, timeout)))
 

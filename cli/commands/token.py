@@ -1,4 +1,4 @@
-"""``token``: what it takes."""
+"""``token`` and ``revoke``: what they take."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from cli.options import globals_of
 
 def token(
     context: typer.Context,
-    subject: Annotated[str, typer.Option("--subject", "-s", metavar="NAME", help="Whose token it is.")],
-    tenant: Annotated[str, typer.Option("--tenant", metavar="NAME", help="Their tenant.")] = "default",
+    subject: Annotated[
+        str | None,
+        typer.Option("--subject", "-s", metavar="NAME", help="Whose token it is; default: the settings' developer."),
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", metavar="NAME", help="Their tenant; default: the settings' developer's.")
+    ] = None,
     group: Annotated[
         list[str] | None, typer.Option("--group", "-g", metavar="NAME", help="A group of theirs; may be repeated.")
     ] = None,
@@ -25,19 +30,44 @@ def token(
         str | None, typer.Option("--issuer", metavar="NAME", help="Which HS256 issuer signs; default: the first.")
     ] = None,
 ) -> None:
-    """Mint a token with a shared secret of the settings, for development and tests; it is printed alone."""
+    """Mint a token with a shared secret of the settings, or with that of the data directory; it is printed alone.
+
+    Without --subject it is the token of the settings' developer, with all their roles.
+    """
     from cli.token import mint  # noqa: PLC0415 - the token library is only needed now
     from services.runtime.settings import Settings  # noqa: PLC0415
 
-    options = globals_of(context).load(Settings).authentication
+    settings = globals_of(context).load(Settings)
+    developer = settings.development
+    # The developer's own roles and groups go with their name alone.
+    groups, roles = ((), ("reader",)) if subject else (developer.groups, developer.roles)
     print(
         mint(
-            options,
-            subject=subject,
-            tenant=tenant,
-            groups=group or (),
-            roles=role or ("reader",),
+            settings,
+            subject=subject or developer.subject,
+            tenant=tenant or developer.tenant,
+            groups=group or groups,
+            roles=role or roles,
             lifetime=lifetime,
             issuer=issuer,
         )
     )
+
+
+def revoke(
+    context: typer.Context,
+    token_id: Annotated[
+        str | None, typer.Option("--token-id", metavar="JTI", help="One token, by its id; needs --issuer.")
+    ] = None,
+    issuer: Annotated[str | None, typer.Option("--issuer", metavar="NAME", help="Who issued that token.")] = None,
+    subject: Annotated[
+        str | None, typer.Option("--subject", "-s", metavar="NAME", help="Every token of this person, up to now.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="The person's tenant.")] = None,
+) -> None:
+    """Make tokens void before they expire, within a second and in every service; without options the one on stdin."""
+    from cli.token import revoke as run  # noqa: PLC0415 - the token library is only needed now
+    from services.runtime.settings import Settings  # noqa: PLC0415
+
+    settings = globals_of(context).load(Settings)
+    print(run(settings, token_id=token_id, issuer=issuer, subject=subject, tenant=tenant))

@@ -7,8 +7,7 @@ act for them. They are signed with a secret that the processes of one data direc
 from __future__ import annotations
 
 import asyncio
-import secrets
-from pathlib import Path
+from collections.abc import Sequence
 
 import structlog
 
@@ -16,37 +15,44 @@ from interceptors import current
 from interceptors._shapes import Call
 from interceptors.client import Credentials
 from services.corpus.principal import Caller
+from services.runtime import development
 from services.runtime.settings import IssuerOptions, Settings
 from services.security.claims import Claims, Issuer
 from services.security.jwks import RefreshingKeys
 from services.security.jwks_fetch import FILE_POLICY, FileFetcher, HttpsFetcher
-from services.security.key_files import ensure_private_directory
+from services.security.key_files import shared_secret_file
 from services.security.keysets import Algorithm, KeySource, StaticKeys, shared_secret
 from services.security.mesh_tokens import MeshTokens, mesh_issuer
+from services.security.permissions import role_table
 from services.security.refusal import Refusal
 from services.security.revocation_feed import RevocationFeed
 from services.security.revocation_sqlite import SqliteRevocationStore
-from services.security.tokens import TokenVerifier
+from services.security.tokens import TokenVerifier, VerifiedToken
 
 _log = structlog.get_logger(__name__)
-_SECRET_BYTES = 32
 
 
 class TokenAuthentication:
     """Verifies callers' tokens and makes those that go on to other services. Belongs to one event loop."""
 
-    def __init__(self, settings: Settings, mesh_secret: bytes) -> None:
+    def __init__(self, settings: Settings, accepted: Sequence[IssuerOptions], mesh_secret: bytes) -> None:
         self._mesh_secret = mesh_secret
         self._feed = RevocationFeed(SqliteRevocationStore(settings.keys_dir / "revocations.sqlite3"))
         self._refreshing: list[RefreshingKeys] = []
-        issuers = [self._issuer(options) for options in settings.authentication.issuers]
-        self._verifier = TokenVerifier([*issuers, mesh_issuer([mesh_secret])], self._feed, on_refusal=_note)
+        issuers = [self._issuer(options) for options in accepted]
+        self._verifier = TokenVerifier(
+            [*issuers, mesh_issuer([mesh_secret])],
+            self._feed,
+            roles=role_table(settings.authorization.roles),
+            on_refusal=_note,
+        )
 
     @classmethod
     async def start(cls, settings: Settings) -> TokenAuthentication:
         """Read revocations and key sets; Unavailable or FailedPrecondition if nobody could be let in."""
-        secret = await asyncio.to_thread(_shared_file_secret, settings.keys_dir / "mesh.key")
-        started = cls(settings, secret)
+        secret = await asyncio.to_thread(shared_secret_file, settings.keys_dir / "mesh.key")
+        accepted = settings.authentication.issuers or [await asyncio.to_thread(development.issuer, settings)]
+        started = cls(settings, accepted, secret)
         await started._feed.start()
         for keys in started._refreshing:
             await keys.start()
@@ -57,6 +63,10 @@ class TokenAuthentication:
         verified = await self._verifier.authenticate(call.metadata("authorization"))
         current.credential.set(verified.claims)
         return verified.caller
+
+    async def verify(self, token: str) -> VerifiedToken:
+        """The caller that ``token`` proves; Unauthenticated."""
+        return await self._verifier.verify(token)
 
     def credentials(self, service: str) -> Credentials:
         """What ``service`` sends with its calls: for its caller while it serves one, else for itself."""
@@ -103,23 +113,15 @@ class TokenAuthentication:
         return keys
 
 
+async def token_claims(settings: Settings, token: str) -> Claims:
+    """What a token says that would be accepted now; Unauthenticated if it would not."""
+    started = await TokenAuthentication.start(settings)
+    try:
+        return (await started.verify(token)).claims
+    finally:
+        await started.close()
+
+
 def _note(reason: Refusal) -> None:
     # The reason alone: the caller learns nothing of it, and no part of a token is ever logged.
     _log.info("caller refused", reason=reason.value)
-
-
-def _shared_file_secret(path: Path) -> bytes:
-    """The secret in ``path``, made by whichever process comes first."""
-    path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    ensure_private_directory(path.parent)
-    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    if not path.exists():
-        draft.touch(mode=0o600)
-        draft.write_bytes(secrets.token_bytes(_SECRET_BYTES))
-        try:
-            path.hardlink_to(draft)  # unlike a rename, this fails if another process was faster
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    return path.read_bytes()

@@ -8,8 +8,8 @@ from interceptors import current
 from interceptors._shapes import Call
 from services.corpus.errors import Unauthenticated
 from services.corpus.principal import Caller
-from services.runtime.settings import DevelopmentOptions
-from services.security.permissions import permissions_of
+from services.runtime.settings import Settings
+from services.security.permissions import permissions_of, role_table
 
 
 def current_caller() -> Caller:
@@ -20,13 +20,14 @@ def current_caller() -> Caller:
     return caller
 
 
-def development_identity(options: DevelopmentOptions) -> Callable[[Call], Awaitable[Caller]]:
+def development_identity(settings: Settings) -> Callable[[Call], Awaitable[Caller]]:
     """Everybody is the one developer that the settings name; servers accept this on loopback alone."""
+    options = settings.development
     caller = Caller(
         tenant=options.tenant,
         subject=options.subject,
         groups=frozenset(options.groups),
-        permissions=permissions_of(options.roles),
+        permissions=permissions_of(options.roles, role_table(settings.authorization.roles)),
         acting_service="development",
     )
 

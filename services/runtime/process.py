@@ -53,9 +53,9 @@ class Process:
         return await self._once("cross_encoder", lambda: OnnxCrossEncoder.load(WeightSources(settings.models_dir)))
 
     async def identify(self, settings: Settings) -> Identify:
-        """How this process finds out who calls; from here on its own calls carry tokens, too, if issuers are set."""
-        if not settings.authentication.issuers:
-            return development_identity(settings.development)
+        """How this process finds out who calls; from here on its own calls carry tokens, too, if they are required."""
+        if not settings.authentication.required:
+            return development_identity(settings)
         self._authentication = await self._once("authentication", lambda: TokenAuthentication.start(settings))
         return self._authentication.identify
 

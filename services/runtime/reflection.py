@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 
 SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+METHODS = tuple(f"/{service}/ServerReflectionInfo" for service in SERVICES)
 
 
 def add_reflection(services: Sequence[str], server: grpc.aio.Server) -> None:

@@ -33,11 +33,10 @@ from interceptors.tracing import Tracing
 from services.corpus.errors import DeadlineExceeded, NotYetImplemented, Unavailable
 from services.resilience.health import HealthBoard, ServingStatus
 from services.runtime import health, reflection
-from services.runtime.identity import development_identity
 from services.runtime.settings import ConfigurationError, Settings, is_loopback
 from services.runtime.status import to_status
 from services.runtime.telemetry import CallMetrics
-from services.security.permissions import Authorizer, rule_table
+from services.security.permissions import Authorizer, administrators_only, rule_table
 
 READINESS = "readiness"
 _READINESS_INTERVAL = 1.0
@@ -76,8 +75,8 @@ class Server:
 
     service: Service
     settings: Settings
+    identify: Identify
     tracer: Tracer | None = None
-    identify: Identify | None = None
     metrics: CallMetrics = field(default_factory=CallMetrics)
     port: int = field(default=0, init=False)
 
@@ -150,10 +149,15 @@ class Server:
 
     def _build(self, address: str) -> grpc.aio.Server:
         service = self.service
-        with_reflection = self.settings.reflection if self.settings.reflection is not None else is_loopback(address)
-        open_services = frozenset({health.SERVICE, *(reflection.SERVICES if with_reflection else ())})
+        with_reflection = self.settings.reflection is not False
         rules = rule_table(service.descriptors)
-        authorizer = Authorizer(rules, open_services=open_services)
+        open_services = {health.SERVICE}
+        if with_reflection and (self.settings.reflection or is_loopback(address)):
+            open_services.update(reflection.SERVICES)
+        elif with_reflection:
+            # Who can reach this from elsewhere learns the contract only if they may do everything anyway.
+            rules |= {method: administrators_only(streaming=True) for method in reflection.METHODS}
+        authorizer = Authorizer(rules, open_services=frozenset(open_services))
         watches = {path for path, rule in rules.items() if rule.streaming and "/Watch" in path}
 
         def cap(method: str) -> float | None:
@@ -164,7 +168,6 @@ class Server:
             endless=lambda method: method in watches,
             refusal=lambda: Unavailable("this server is shutting down", reason="DRAINING"),
         )
-        identify = self.identify or development_identity(self.settings.development)
         chain = build(
             [
                 (Position.TRACING, Tracing(self.tracer, authorizer.is_open)),
@@ -173,7 +176,7 @@ class Server:
                 (Position.DEADLINE, Deadline(cap, lambda: DeadlineExceeded("the call's time ran out"))),
                 (
                     Position.AUTHENTICATION,
-                    Authentication(identify, authorizer.is_open),
+                    Authentication(self.identify, authorizer.is_open),
                 ),
                 (Position.AUTHORIZATION, Authorization(authorizer.decide)),
                 (Position.ADMISSION, self._admission),

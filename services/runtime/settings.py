@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import tomllib
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 PREFIX = "GROUNDWIRE_"
@@ -25,6 +26,8 @@ TOKEN_VARIABLE = "GROUNDWIRE_TOKEN"  # noqa: S105 - a variable's name; clients s
 SERVICES = ("query", "ingestion", "retrieval", "generation", "audit", "monitoring", "store")
 # sun_path holds 108 bytes; the rest is for the scheme and a margin.
 _MAX_SOCKET_PATH = 100
+_ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:\-]{0,127}")
+_PERMISSION = re.compile(r"[a-z][a-z_]*:(?:[a-z][a-z_]*|\*)")
 
 
 class ConfigurationError(Exception):
@@ -64,7 +67,7 @@ class DrainOptions(Options):
 
 
 class DevelopmentOptions(Options):
-    """Who every caller is while authentication is not configured. Only served on loopback and unix sockets."""
+    """Whose token commands on this machine carry while no issuer is configured: see ``AuthenticationOptions``."""
 
     tenant: str = "default"
     subject: str = "developer"
@@ -106,9 +109,40 @@ class IssuerOptions(Options):
 
 
 class AuthenticationOptions(Options):
-    """Whose tokens are accepted. Without an issuer every caller is the development identity."""
+    """Whose tokens are accepted.
+
+    Without an issuer those are accepted that are signed with a secret which the data directory keeps for whoever owns
+    it. Such development secrets are good for loopback addresses and unix sockets alone.
+    """
 
     issuers: tuple[IssuerOptions, ...] = ()
+    required: bool = Field(True, description="False: no tokens at all, every caller is the development identity.")
+
+    @model_validator(mode="after")
+    def _is_not_for_nothing(self) -> Self:
+        if self.issuers and not self.required:
+            raise ValueError("issuers are configured, but `required` is false: nobody would look at their tokens")
+        return self
+
+
+class AuthorizationOptions(Options):
+    """What the roles in tokens permit, beside the roles that are built in."""
+
+    roles: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="A role's permissions, each RESOURCE:ACTION, RESOURCE:* or admin:*; replaces one of the same name.",
+    )
+
+    @field_validator("roles")
+    @classmethod
+    def _are_permissions(cls, roles: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for role, permissions in roles.items():
+            if not _ROLE.fullmatch(role):
+                raise ValueError(f"{role!r} cannot name a role")
+            for permission in permissions:
+                if not _PERMISSION.fullmatch(permission):
+                    raise ValueError(f"{role}: {permission!r} is not RESOURCE:ACTION, RESOURCE:* or admin:*")
+        return roles
 
 
 class EmbeddingOptions(Options):
@@ -139,10 +173,14 @@ class Settings(BaseSettings):
     drain: DrainOptions = DrainOptions()
     development: DevelopmentOptions = DevelopmentOptions()
     authentication: AuthenticationOptions = AuthenticationOptions()
+    authorization: AuthorizationOptions = AuthorizationOptions()
     embedding: EmbeddingOptions = EmbeddingOptions()
     encryption: EncryptionOptions = EncryptionOptions()
     models_dir: Path | None = Field(None, description="Where model weights are looked for first.")
-    reflection: bool | None = Field(None, description="Server reflection; unset: on loopback only.")
+    reflection: bool | None = Field(
+        None,
+        description="Server reflection for everybody, or not at all; unset: on loopback, and elsewhere for admin:* alone.",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -162,6 +200,11 @@ class Settings(BaseSettings):
         if service == "store" and not self.addresses.store:
             return f"unix:{socket_path(self.data_dir, 'store')}"
         return str(getattr(self.addresses, service))
+
+    @property
+    def development_secrets(self) -> bool:
+        """Whether whoever reads the data directory, or reaches an address, may call: nothing to serve a network with."""
+        return not self.authentication.issuers
 
     @property
     def catalog_path(self) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from services.corpus.errors import FailedPrecondition
 
 _OTHERS = 0o077
+_SECRET_BYTES = 32
 
 
 def ensure_private_directory(directory: Path) -> None:
@@ -46,6 +47,24 @@ def read_private(path: Path) -> tuple[bytes, os.stat_result]:
         # replace_private overwrites the file it has replaced: what was read then would be its zeros.
         if path.stat().st_ino == status.st_ino:
             return content, status
+
+
+def shared_secret_file(path: Path) -> bytes:
+    """The random secret in ``path``, made by whichever process comes first; FailedPrecondition if others can read it."""
+    # Whoever may enter the directory above could put another one in its place.
+    path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ensure_private_directory(path.parent)
+    if not path.exists():
+        draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+        draft.touch(mode=0o600)
+        draft.write_bytes(secrets.token_bytes(_SECRET_BYTES))
+        try:
+            path.hardlink_to(draft)  # unlike a rename, this fails if another process was faster
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return read_private(path)[0]
 
 
 def replace_private(path: Path, content: bytes) -> None:

@@ -58,6 +58,11 @@ def permissions_of(roles: Iterable[str], table: Mapping[str, frozenset[str]] = D
     return frozenset().union(*(table.get(role, frozenset()) for role in roles))
 
 
+def role_table(own: Mapping[str, Iterable[str]]) -> dict[str, frozenset[str]]:
+    """The roles that are built in, and an installation's ``own``, which replace those of the same name."""
+    return {**DEFAULT_ROLES, **{role: frozenset(permissions) for role, permissions in own.items()}}
+
+
 def permits(held: frozenset[str], wanted: str) -> bool:
     """Whether ``held`` includes the permission ``wanted``."""
     return wanted in held or f"{wanted.partition(':')[0]}:*" in held or EVERYTHING in held
@@ -70,6 +75,11 @@ def rule_table(services: Iterable[ServiceDescriptor]) -> dict[str, Rule]:
         for method in service.methods:
             table[f"/{service.full_name}/{method.name}"] = _rule(method)
     return table
+
+
+def administrators_only(*, streaming: bool) -> Rule:
+    """The rule of a method that is not in the contract, such as reflection's."""
+    return Rule(permission=EVERYTHING, audit=policy_pb2.AUDIT_DENIALS, mesh_only=False, streaming=streaming)
 
 
 def _rule(method: MethodDescriptor) -> Rule:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from services.corpus.errors import FailedPrecondition, InvalidRequest
+from services.runtime.identity import development_identity
 from services.runtime.process import Process
 from services.runtime.sealed_store import SealedVectorStore
 from services.runtime.server import Server
@@ -151,7 +152,7 @@ def store_service(directory: Path) -> Iterator[str]:
     async def start() -> Server:
         settings = StoreSettings(data_dir=directory)
         service = await assemble(settings, Process(), store=MemoryVectorStore())
-        server = Server(service, settings)
+        server = Server(service, settings, development_identity(settings))
         await server.start(address)
         return server
 

@@ -32,13 +32,14 @@ def document(tmp_path: Path) -> Path:
 async def _ask_many(mesh: Mesh, number: signal.Signals, name: str) -> list[str]:
     """Start 50 streamed questions; once all are accepted, send the signal; return every answer."""
     accepted = asyncio.Queue[None]()
+    authorization = await asyncio.to_thread(mesh.authorization)
     async with grpc.aio.insecure_channel(mesh.addresses["query"]) as channel:
         stub: Any = rpc.QueryServiceStub(channel)
 
         async def ask() -> str:
             answer = ""
             first = True
-            async for event in stub.StreamQuery(pb.QueryRequest(query=QUESTION), timeout=60):
+            async for event in stub.StreamQuery(pb.QueryRequest(query=QUESTION), timeout=60, metadata=authorization):
                 if first:  # a first event: the server has accepted the call
                     accepted.put_nowait(None)
                     first = False

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,12 @@ from tests.support.processes import NAMES, ROOT, Mesh, grpcurl, mesh_up
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 
-def run(block: Block, addresses: Mapping[str, str]) -> str:
+def run(block: Block, mesh: Mesh, exports: str) -> str:
     """Run a block in bash, each line of it an own success; return what it printed."""
-    script = block.body
+    script, addresses = f"{exports}\n{block.body}", mesh.addresses
     for port, name in enumerate(MESH, start=50050):
         script = script.replace(f"localhost:{port}", addresses[name])
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {**os.environ, **mesh.environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         # `! command` does not count for -e, so a failure that does not come is looked for in the output.
         ["bash", "-euo", "pipefail", "-c", script],
@@ -41,9 +40,11 @@ def run(block: Block, addresses: Mapping[str, str]) -> str:
 def test_every_command_works(tmp_path: Path) -> None:
     assert tuple(MESH) == NAMES, "the cookbook's ports are those of `groundwire up`, in order"
     with mesh_up(tmp_path) as mesh:
-        printed = [run(block, mesh.addresses) for block in blocks(ROOT / "examples" / "grpcurl.md", "sh")]
+        found = blocks(ROOT / "examples" / "grpcurl.md", "sh")
+        exports = "\n".join(block.body for block in found if block.body.startswith("export "))
+        printed = [run(block, mesh, exports) for block in found]
     everything = "\n".join(printed)
-    assert len(printed) == 13
+    assert len(printed) == 14
     for expected in (
         "groundwire.query.v1.QueryService",
         '"status": "SERVING"',

@@ -39,6 +39,7 @@ from services.query import assembly as query
 from services.query.settings import QuerySettings
 from services.retrieval import assembly as retrieval
 from services.retrieval.settings import RetrievalSettings
+from services.runtime.identity import development_identity
 from services.runtime.process import Process
 from services.runtime.server import Server, Service
 from services.runtime.settings import Addresses, DevelopmentOptions, Settings
@@ -203,7 +204,12 @@ async def _start(mesh: Mesh, name: str, process: Process, directory: Path) -> No
         "query": query.assemble,
         "monitoring": monitoring.assemble,
     }
-    server = Server(await assemble[name](settings, process), settings, process.telemetry.tracer(name))
+    server = Server(
+        await assemble[name](settings, process),
+        settings,
+        development_identity(settings),
+        process.telemetry.tracer(name),
+    )
     await server.start(mesh.addresses[name])
     mesh.servers[name] = server
     mesh.channels[name] = grpc.aio.insecure_channel(

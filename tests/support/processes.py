@@ -128,6 +128,10 @@ class Mesh:
             check=check,
         )
 
+    def authorization(self, *arguments: str) -> tuple[tuple[str, str], ...]:
+        """Metadata with a token, for calls that are not commands; ``arguments`` are those of ``groundwire token``."""
+        return (("authorization", f"Bearer {self.groundwire('token', *arguments).stdout.strip()}"),)
+
     def ask(self, question: str, *arguments: str) -> dict[str, Any]:
         """The final response to a question, as JSON."""
         asked = self.groundwire("ask", question, "--output", "json", *arguments)

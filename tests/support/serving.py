@@ -16,6 +16,7 @@ from opentelemetry.trace import Tracer
 
 from groundwire.policy.v1 import policy_pb2
 from interceptors._shapes import Context
+from services.runtime.identity import development_identity
 from services.runtime.server import Server, Service
 from services.runtime.settings import Settings
 
@@ -217,7 +218,8 @@ class Serving:
         self, service: Service | None = None, *, settings: Settings | None = None, tracer: Tracer | None = None
     ) -> Server:
         """A server that has not been started."""
-        return Server(service or echo_service(), settings or Settings(data_dir=self.directory), tracer=tracer)
+        settings = settings or Settings(data_dir=self.directory)
+        return Server(service or echo_service(), settings, development_identity(settings), tracer)
 
     async def serve(
         self,

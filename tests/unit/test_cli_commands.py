@@ -34,6 +34,7 @@ from services.corpus.errors import (
     Unauthenticated,
     Unavailable,
 )
+from services.runtime.identity import development_identity
 from services.runtime.server import MIB, Server, Service
 from services.runtime.settings import Settings
 
@@ -288,7 +289,8 @@ class Fakes:
             ("retrieval", FakeRetrieval(), retrieval_rpc.add_RetrievalServiceServicer_to_server, retrieval_pb),
             ("generation", FakeGeneration(), generation_rpc.add_GenerationServiceServicer_to_server, generation_pb),
         ):
-            server = Server(_service(name, servicer, add, pb), Settings(data_dir=directory))
+            settings = Settings(data_dir=directory)
+            server = Server(_service(name, servicer, add, pb), settings, development_identity(settings))
             await server.start("127.0.0.1:0")
             self.servers.append(server)
             self.environment[f"GROUNDWIRE_ADDRESSES__{name.upper()}"] = f"127.0.0.1:{server.port}"
