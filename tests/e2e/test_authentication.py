@@ -14,7 +14,7 @@ import pytest
 
 from services.runtime.settings import socket_path
 from tests.support.documents import blocks
-from tests.support.processes import NAMES, ROOT, Mesh, grpcurl, mesh_up
+from tests.support.processes import NAMES, ROOT, Mesh, grpcurl, mesh_up, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -98,13 +98,38 @@ def test_nobody_reaches_the_store_but_services(guarded: Mesh) -> None:
 
 
 def test_the_command_of_the_guide_mints_a_token_that_works(guarded: Mesh) -> None:
-    (block,) = blocks(ROOT / "docs" / "access.md", "sh")
+    block, *_ = blocks(ROOT / "docs" / "access.md", "sh")
     script = f"{block.body}\ngroundwire ask 'How much does the janitor earn a year?' --output json"
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, **guarded.environment, "PATH": path}
     command = ["bash", "-euo", "pipefail", "-c", script]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
     assert "41,300" in json.loads(done.stdout)["answer"]
+
+
+def test_the_commands_of_the_guide_that_take_a_token_back_work(guarded: Mesh) -> None:
+    _, block = blocks(ROOT / "docs" / "access.md", "sh")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, **guarded.environment, "PATH": path}
+    command = ["bash", "-euo", "pipefail", "-c", block.body.replace("alice", "somebody-else")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.count("revoked: ") == 3
+
+
+def test_a_revoked_token_is_refused_by_every_service(guarded: Mesh) -> None:
+    dave, erin = as_caller(guarded, "dave", "admin"), as_caller(guarded, "erin", "admin")
+
+    def refused(caller: Mesh, name: str) -> bool:
+        method, request = CALLS[name]
+        header = f"authorization: Bearer {caller.environment['GROUNDWIRE_TOKEN']}"
+        said = grpcurl("-plaintext", "-H", header, "-d", json.dumps(request), guarded.addresses[name], method)
+        return "Code: Unauthenticated" in said.stderr
+
+    assert not any(refused(dave, name) for name in NAMES)
+    guarded.groundwire("revoke", "--subject", "dave")
+    for name in NAMES:
+        until(lambda name=name: refused(dave, name), f"refusal by {name}")  # type: ignore[misc]
+    assert not any(refused(erin, name) for name in NAMES)
 
 
 def test_no_token_is_in_any_log(guarded: Mesh) -> None:

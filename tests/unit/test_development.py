@@ -1,0 +1,193 @@
+"""The development issuer: a secret of the data directory, for its owner alone, on this machine alone."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from cli.caller import CallerToken
+from cli.errors import CliError
+from cli.token import mint, revoke
+from services.corpus.errors import FailedPrecondition, Unauthenticated
+from services.runtime import development
+from services.runtime.authentication import TokenAuthentication, token_claims
+from services.runtime.settings import (
+    AuthenticationOptions,
+    AuthorizationOptions,
+    DevelopmentOptions,
+    IssuerOptions,
+    Settings,
+)
+from services.security.permissions import permits
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", development=DevelopmentOptions(groups=("staff",)))
+
+
+def configured(settings: Settings) -> Settings:
+    issuer = IssuerOptions(
+        name="https://login.example", audience="groundwire", algorithm="HS256", secret=SecretStr(SECRET), jwks_url=None,
+        max_lifetime=3600, leeway=10,
+    )  # fmt: skip
+    return settings.replace(authentication=AuthenticationOptions(issuers=(issuer,)))
+
+
+def minted(settings: Settings, **changes: object) -> str:
+    wanted: dict[str, object] = {
+        "subject": "bob", "tenant": "default", "groups": (), "roles": ("reader",), "lifetime": 60, "issuer": None,
+        **changes,
+    }  # fmt: skip
+    return mint(settings, **wanted)  # type: ignore[arg-type]
+
+
+async def caller_of(settings: Settings, token: str) -> object:
+    authentication = await TokenAuthentication.start(settings)
+    try:
+        return (await authentication.verify(token)).caller
+    finally:
+        await authentication.close()
+
+
+async def test_before_the_first_start_there_is_no_token_and_no_secret_is_made(settings: Settings) -> None:
+    assert development.mint(settings) is None
+    assert not settings.data_dir.exists()
+
+
+async def test_the_developer_is_who_the_settings_say(settings: Settings) -> None:
+    development.issuer(settings)
+    token = development.mint(settings)
+    assert token is not None
+    claims = await token_claims(settings, token)
+    assert (claims.tenant, claims.subject, claims.groups, claims.roles) == (
+        "default",
+        "developer",
+        frozenset({"staff"}),
+        frozenset({"admin"}),
+    )
+
+
+async def test_every_process_makes_the_same_secret(settings: Settings) -> None:
+    options = await asyncio.gather(*(asyncio.to_thread(development.issuer, settings) for _ in range(16)))
+    assert len({option.secret for option in options}) == 1
+    path = development.key_path(settings)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert [file.name for file in path.parent.iterdir()] == ["development.key"]
+
+
+async def test_a_secret_that_others_can_read_is_not_used(settings: Settings) -> None:
+    development.issuer(settings)
+    development.key_path(settings).chmod(0o644)
+    with pytest.raises(FailedPrecondition):
+        development.mint(settings)
+    with pytest.raises(FailedPrecondition):
+        await TokenAuthentication.start(settings)
+    with pytest.raises(CliError, match=r"development\.key"):
+        minted(settings)
+
+
+async def test_once_an_issuer_is_configured_the_secret_is_void(settings: Settings) -> None:
+    development.issuer(settings)
+    token = development.mint(settings)
+    assert token is not None
+    with pytest.raises(Unauthenticated):
+        await caller_of(configured(settings), token)
+    assert await caller_of(configured(settings), minted(configured(settings)))
+    assert settings.development_secrets
+    assert not configured(settings).development_secrets
+
+
+async def test_a_secret_of_another_directory_lets_nobody_in(settings: Settings, tmp_path: Path) -> None:
+    other = settings.replace(data_dir=tmp_path / "other")
+    with pytest.raises(Unauthenticated):
+        await caller_of(settings, minted(other))
+
+
+def test_issuers_that_nobody_would_ask_are_a_mistake(settings: Settings) -> None:
+    issuers = configured(settings).authentication.issuers
+    with pytest.raises(ValidationError, match="nobody would look"):
+        AuthenticationOptions(issuers=issuers, required=False)
+
+
+async def test_roles_of_the_settings_permit_what_they_say(settings: Settings) -> None:
+    own = settings.replace(authorization=AuthorizationOptions(roles={"librarian": ("documents:*",), "reader": ()}))
+    caller = await caller_of(own, minted(own, roles=("librarian", "reader")))
+    held = getattr(caller, "permissions")  # noqa: B009 - typed as object on purpose
+    assert permits(held, "documents:ingest")
+    assert not permits(held, "collections:read")
+    assert not permits(held, "admin:*")
+
+
+@pytest.mark.parametrize(
+    "permission", ["documents", "documents:", ":read", "*:*", "*", "documents:re*", "A:b", "a:b:c"]
+)
+def test_a_permission_that_means_nothing_is_refused(permission: str) -> None:
+    with pytest.raises(ValidationError, match="librarian"):
+        AuthorizationOptions(roles={"librarian": (permission,)})
+
+
+async def test_commands_send_the_developers_token_to_this_machine_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GROUNDWIRE_DATA_DIR", str(settings.data_dir))
+    monkeypatch.delenv("GROUNDWIRE_TOKEN", raising=False)
+    development.issuer(settings)
+    ((name, value),) = await CallerToken("127.0.0.1:50050").metadata()
+    assert name == "authorization"
+    assert (await token_claims(settings, value.removeprefix("Bearer "))).subject == "developer"
+    assert await CallerToken("rag.example.com:443").metadata() == []
+    monkeypatch.setenv("GROUNDWIRE_TOKEN", "abc")
+    assert await CallerToken("rag.example.com:443").metadata() == [("authorization", "Bearer abc")]
+
+
+def test_what_is_revoked_is_refused_and_nothing_else(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def works(token: str) -> bool:
+        try:
+            return bool(asyncio.run(caller_of(settings, token)))
+        except Unauthenticated:
+            return False
+
+    none = {"token_id": None, "issuer": None, "subject": None, "tenant": None}
+    first, second, other = minted(settings), minted(settings), minted(settings, subject="carol")
+    assert all(map(works, (first, second, other)))
+    token_id = asyncio.run(token_claims(settings, first)).token_id
+    revoke(settings, **{**none, "token_id": token_id, "issuer": development.ISSUER})
+    assert [works(token) for token in (first, second, other)] == [False, True, True]
+    revoke(settings, **{**none, "subject": "bob"})
+    assert [works(token) for token in (first, second, other)] == [False, False, True]
+
+    class Piped:
+        def isatty(self) -> bool:
+            return False
+
+        def read(self) -> str:
+            return f"{other}\n"
+
+    monkeypatch.setattr("sys.stdin", Piped())
+    assert "token" in revoke(settings, **none)
+    assert not works(other)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"token_id": "x"},
+        {"token_id": "x y", "issuer": "i"},
+        {"token_id": "x", "issuer": "i", "subject": "bob"},
+        {"subject": "not a name"},
+        {"subject": "bob", "tenant": "no/tenant"},
+    ],
+)
+def test_a_revocation_that_says_nothing_clear_is_a_mistake(settings: Settings, given: dict[str, str]) -> None:
+    none = {"token_id": None, "issuer": None, "subject": None, "tenant": None}
+    with pytest.raises(CliError):
+        revoke(settings, **{**none, **given})
+    assert not settings.keys_dir.exists()
