@@ -1,17 +1,18 @@
 """The one place that knows the four RPC shapes.
 
-Interceptors are async context managers around a call (:class:`Around`). :class:`Chain` enters them in order, runs
-the handler once, and leaves them in reverse, so that messages of a stream do not pass through every layer.
+Interceptors are coroutines around a call (:class:`Around`). :class:`Chain` nests them once per method, with the handler
+in the middle; a call runs through them once, so that messages of a stream do not pass through every layer.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import grpc
@@ -32,20 +33,24 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 class Call:
     """One RPC on its way through the chain.
 
-    ``method`` is the path exactly as it was received; ``known`` says whether this server serves it. ``facts`` is
-    where inner layers leave what outer ones report.
+    ``method`` is the path exactly as it was received; ``known`` says whether this server serves it. ``request`` is
+    what gRPC gave for it: its bytes, or the iterator of a stream's. ``facts`` is where inner layers leave what outer
+    ones report.
     """
 
     method: str
     known: bool
     context: Context
     request_id: str
+    received: Iterable[tuple[str, str | bytes]] = ()
+    """The metadata that the caller sent; keys in lower case."""
+    request: Any = None
     start: float = field(default_factory=time.monotonic)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def metadata(self, key: str) -> list[str]:
         """Every value that the caller sent under ``key`` (lower case), as text."""
-        values = (value for name, value in self.context.invocation_metadata() or () if name == key)
+        values = [value for name, value in self.received if name == key]
         return [value.decode("latin-1") if isinstance(value, bytes) else value for value in values]
 
     def outcome(self, error: BaseException | None) -> grpc.StatusCode:
@@ -64,11 +69,21 @@ class MalformedRequestError(Exception):
     """The bytes of a request are not a message of its type."""
 
 
-class Around(Protocol):
-    """What an interceptor is: something that is entered before a call's handler and left after it."""
+Proceed: TypeAlias = Callable[[Call], Awaitable[Any]]
+"""Runs the rest of the chain and the handler; gives a unary call's response, in bytes, and None for a stream."""
 
-    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
-        """The context in which the rest of the chain and the handler run."""
+
+class Around(Protocol):
+    """What an interceptor is: a coroutine that runs the rest of a call, once, and sees how it ends.
+
+    The caller gets a unary call's response when the outermost layer has returned it, and a stream's OK when all have
+    returned: a layer that has to finish something before the caller may believe in success awaits it after
+    ``proceed``, and raises if it fails. A call that its caller gave up leaves ``proceed`` as CancelledError; what has
+    to be done even then runs in a task of its own, and the error goes on.
+    """
+
+    async def around(self, call: Call, proceed: Proceed) -> Any:
+        """Do what comes before, return ``await proceed(call)``, and do what comes after in ``finally`` or ``except``."""
 
 
 class Chain(grpc.aio.ServerInterceptor):
@@ -120,48 +135,51 @@ class Chain(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(self._unary(method, parse, handler.unary_unary, serialize))
 
     def _unary(self, method: str, parse: _Convert, behaviour: Any, serialize: _Convert) -> Any:
-        layers = self._layers
+        async def run(call: Call) -> Any:
+            return serialize(await behaviour(parse(call.request), call.context))
+
+        through = self._nest(run)
 
         async def handle(request: Any, context: Context) -> Any:
-            call = _begin(method, context, known=True)
-            async with AsyncExitStack() as stack:
-                for layer in layers:
-                    await stack.enter_async_context(layer.around(call))
-                return serialize(await behaviour(parse(request), context))
+            return await through(_begin(method, context, request, known=True))
 
         return handle
 
     def _streaming(self, method: str, parse: _Convert, behaviour: Any) -> Any:
-        layers = self._layers
+        async def run(call: Call) -> None:
+            responses = behaviour(parse(call.request), call.context)
+            if not hasattr(responses, "__aiter__"):
+                await responses  # a handler that calls context.write itself
+                return
+            write = call.context.write
+            # Closed here and now, so that a cancelled call releases what its handler holds at once.
+            async with aclosing(responses):
+                async for response in responses:
+                    await write(response)
+
+        through = self._nest(run)
 
         # Not a generator: one that is cancelled while its caller does not read is dropped between two messages, so
         # that no layer learns how the call ended, and one whose time runs out there never ends at all.
         async def handle(request: Any, context: Context) -> None:
-            call = _begin(method, context, known=True)
-            async with AsyncExitStack() as stack:
-                for layer in layers:
-                    await stack.enter_async_context(layer.around(call))
-                responses = behaviour(parse(request), context)
-                if not hasattr(responses, "__aiter__"):
-                    await responses  # a handler that calls context.write itself
-                    return
-                # Closed here and now, so that a cancelled call releases what its handler holds at once.
-                async with aclosing(responses):
-                    async for response in responses:
-                        await context.write(response)
+            await through(_begin(method, context, request, known=True))
 
         return handle
 
     def _unknown(self, method: str) -> Handler:
-        async def handle(_requests: Any, context: Context) -> None:
-            call = _begin(method, context, known=False)
-            async with AsyncExitStack() as stack:
-                for layer in self._layers:
-                    await stack.enter_async_context(layer.around(call))
-                await self._refuse(call)
+        through = self._nest(self._refuse)
+
+        async def handle(requests: Any, context: Context) -> None:
+            await through(_begin(method, context, requests, known=False))
 
         # The shape that any client's call fits.
         return grpc.stream_stream_rpc_method_handler(handle)
+
+    def _nest(self, innermost: Proceed) -> Proceed:
+        through = innermost
+        for layer in reversed(self._layers):
+            through = partial(layer.around, proceed=through)
+        return through
 
 
 def _parser(deserialize: _Convert | None) -> _Convert:
@@ -181,11 +199,13 @@ def _as_it_is(message: Any) -> Any:
     return message
 
 
-def _begin(method: str, context: Context, *, known: bool) -> Call:
-    for name, value in context.invocation_metadata() or ():
+def _begin(method: str, context: Context, request: Any, *, known: bool) -> Call:
+    # Asked for once: gRPC makes it anew on every question.
+    received = context.invocation_metadata() or ()
+    for name, value in received:
         if name == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return Call(method, known, context, value)
-    return Call(method, known, context, uuid.uuid4().hex)
+            return Call(method, known, context, value, received, request)
+    return Call(method, known, context, os.urandom(16).hex(), received, request)
 
 
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}

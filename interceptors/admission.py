@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
+from typing import Any
 
-from interceptors._shapes import Call
+from interceptors._shapes import Call, Proceed
 
 
 class Admission:
@@ -30,9 +31,23 @@ class Admission:
         self._idle.set()
         self._closed = False
 
-    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+    async def around(self, call: Call, proceed: Proceed) -> Any:
         """Count the call while it runs, or refuse it."""
-        return self._admitted(call)
+        if self._exempt(call.method):
+            return await proceed(call)
+        if self._closed:
+            raise self._refusal()
+        self._running += 1
+        self._idle.clear()
+        try:
+            if not self._endless(call.method):
+                return await proceed(call)
+            async with self._until_closed():
+                return await proceed(call)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
 
     def close(self) -> None:
         """Admit no more calls and end the endless ones."""
@@ -43,26 +58,6 @@ class Admission:
     async def idle(self) -> None:
         """Wait until no admitted call is running."""
         await self._idle.wait()
-
-    @asynccontextmanager
-    async def _admitted(self, call: Call) -> AsyncIterator[None]:
-        if self._exempt(call.method):
-            yield
-            return
-        if self._closed:
-            raise self._refusal()
-        self._running += 1
-        self._idle.clear()
-        try:
-            if self._endless(call.method):
-                async with self._until_closed():
-                    yield
-            else:
-                yield
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
 
     @asynccontextmanager
     async def _until_closed(self) -> AsyncIterator[None]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from interceptors import current
-from interceptors._shapes import Call
+from interceptors._shapes import Call, Proceed
 
 Identify = Callable[[Call], Awaitable[Any]]
 """Returns the caller's identity or raises."""
@@ -20,12 +19,8 @@ class Authentication:
         self._identify = identify
         self._exempt = exempt
 
-    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+    async def around(self, call: Call, proceed: Proceed) -> Any:
         """Identify the caller, then run the rest."""
-        return self._identified(call)
-
-    @asynccontextmanager
-    async def _identified(self, call: Call) -> AsyncIterator[None]:
         if not self._exempt(call.method):
             current.caller.set(await self._identify(call))
-        yield
+        return await proceed(call)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 from interceptors import current
-from interceptors._shapes import Call
+from interceptors._shapes import Call, Proceed
 
 Decide = Callable[[str, Any], None]
 """Takes a method's path as received and the caller's identity (None if exempt); raises to refuse."""
@@ -19,11 +18,7 @@ class Authorization:
     def __init__(self, decide: Decide) -> None:
         self._decide = decide
 
-    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+    async def around(self, call: Call, proceed: Proceed) -> Any:
         """Decide, then run the rest."""
-        return self._decided(call)
-
-    @asynccontextmanager
-    async def _decided(self, call: Call) -> AsyncIterator[None]:
         self._decide(call.method, current.caller.get())
-        yield
+        return await proceed(call)

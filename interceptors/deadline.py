@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from typing import Any
 
 from interceptors import current
-from interceptors._shapes import Call
+from interceptors._shapes import Call, Proceed
 
 Cap = Callable[[str], float | None]
 """The longest that a method may take, in seconds, when its caller does not say; None for watches."""
@@ -17,30 +17,29 @@ Cap = Callable[[str], float | None]
 class Deadline:
     """Caps calls without a deadline and never starts work whose time has already run out.
 
-    ``expired`` makes the exception for a call that ran out of time.
+    A caller's own deadline is gRPC's to watch: it cancels the call's task. ``expired`` makes the exception for a call
+    that ran out of time.
     """
 
     def __init__(self, cap: Cap, expired: Callable[[], Exception]) -> None:
         self._cap = cap
         self._expired = expired
 
-    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+    async def around(self, call: Call, proceed: Proceed) -> Any:
         """Run the rest under the caller's deadline or the cap."""
-        return self._bound(call)
-
-    @asynccontextmanager
-    async def _bound(self, call: Call) -> AsyncIterator[None]:
         remaining: float | None = call.context.time_remaining()  # None where the caller set no deadline
-        seconds = remaining if remaining is not None else self._cap(call.method)
+        if remaining is not None:
+            if remaining <= 0:
+                raise self._expired()
+            current.deadline.set(time.monotonic() + remaining)
+            return await proceed(call)
+        seconds = self._cap(call.method)
         if seconds is None:
-            yield
-            return
-        if seconds <= 0:
-            raise self._expired()
+            return await proceed(call)
         current.deadline.set(time.monotonic() + seconds)
         try:
             async with asyncio.timeout(seconds) as bound:
-                yield
+                return await proceed(call)
         except TimeoutError as error:
             if not bound.expired():
                 raise

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 
-from interceptors._shapes import Call
+from interceptors._shapes import Call, Proceed
 
 ToStatus = Callable[[Exception, Call], grpc.Status]
 
@@ -22,14 +22,10 @@ class Errors:
     def __init__(self, to_status: ToStatus) -> None:
         self._to_status = to_status
 
-    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+    async def around(self, call: Call, proceed: Proceed) -> Any:
         """Catch what leaves the handler or an inner layer."""
-        return self._catch(call)
-
-    @asynccontextmanager
-    async def _catch(self, call: Call) -> AsyncIterator[None]:
         try:
-            yield
+            return await proceed(call)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - the one place that must see everything

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from typing import Any
 
-from interceptors._shapes import Call
+from interceptors._shapes import Call, Proceed
 
 Record = Callable[[str, str, float], None]
 """Takes a method's name, a status code's name and a duration in seconds."""
@@ -18,15 +18,11 @@ class Metrics:
     def __init__(self, record: Record) -> None:
         self._record = record
 
-    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+    async def around(self, call: Call, proceed: Proceed) -> Any:
         """Measure the rest of the chain and the handler."""
-        return self._measure(call)
-
-    @asynccontextmanager
-    async def _measure(self, call: Call) -> AsyncIterator[None]:
         error: BaseException | None = None
         try:
-            yield
+            return await proceed(call)
         except BaseException as raised:
             error = raised
             raise

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from typing import Any
 
-from opentelemetry import context as otel_context
-from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.sdk.trace import Tracer
+from opentelemetry.trace import Status, StatusCode
 
 from interceptors import current
-from interceptors._shapes import REQUEST_ID_KEY, Call
+from interceptors._shapes import REQUEST_ID_KEY, Call, Proceed
+from interceptors.spans import ServerSpan
 
-_PROPAGATOR = TraceContextTextMapPropagator()
 # Status codes that mean that the server, not the caller, was at fault (OpenTelemetry semantic conventions for gRPC).
 _SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+_UNSET, _FAULT = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 
 
 class Tracing:
@@ -29,51 +28,36 @@ class Tracing:
         self._tracer = tracer
         self._untraced = untraced
 
-    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+    async def around(self, call: Call, proceed: Proceed) -> Any:
         """Set the request id, echo it to the caller, and hold the span open while the call lasts."""
+        current.request_id.set(call.request_id)
+        call.context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
         if self._tracer is None or self._untraced(call.method):
-            return _identified(call)
-        return self._span(call, self._tracer)
+            return await proceed(call)
+        return await self._traced(call, proceed, self._tracer)
 
-    @asynccontextmanager
-    async def _span(self, call: Call, tracer: Tracer) -> AsyncIterator[None]:
-        _identify(call)
+    async def _traced(self, call: Call, proceed: Proceed, tracer: Tracer) -> Any:
         # Paths that nobody serves share one span name, because callers can make up any number of them.
         name = call.method.lstrip("/") if call.known else "unknown"
-        carrier: Mapping[str, str] = {"traceparent": (call.metadata("traceparent") or [""])[0]}
-        span = tracer.start_span(
-            name,
-            context=_PROPAGATOR.extract(carrier),
-            kind=SpanKind.SERVER,
-            attributes={
-                "rpc.system.name": "grpc",
-                "rpc.method": name,
-                "groundwire.request_id": call.request_id,
-            },
-        )
-        otel_context.attach(trace.set_span_in_context(span))
-        call.facts["trace_id"] = f"{span.get_span_context().trace_id:032x}"
+        traceparent = call.metadata("traceparent")
+        span = ServerSpan(tracer, name, traceparent[0] if traceparent else None)
+        call.facts["trace_id"] = f"{span.context.trace_id:032x}"
         error: BaseException | None = None
         try:
-            yield
+            return await proceed(call)
         except BaseException as raised:
             error = raised
             raise
         finally:
             code = call.outcome(error).name
-            span.set_attribute("rpc.response.status_code", code)
+            attributes = {
+                "rpc.system.name": "grpc",
+                "rpc.method": name,
+                "groundwire.request_id": call.request_id,
+                "rpc.response.status_code": code,
+            }
             if code in _SERVER_FAULTS:
-                span.set_attribute("error.type", code)
-                span.set_status(Status(StatusCode.ERROR))
-            span.end()
-
-
-@asynccontextmanager
-async def _identified(call: Call) -> AsyncIterator[None]:
-    _identify(call)
-    yield
-
-
-def _identify(call: Call) -> None:
-    current.request_id.set(call.request_id)
-    call.context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+                attributes["error.type"] = code
+                span.end(name, attributes, _FAULT)
+            else:
+                span.end(name, attributes, _UNSET)

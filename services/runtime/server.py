@@ -19,9 +19,9 @@ import grpc
 import structlog
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
-from opentelemetry.trace import Tracer
+from opentelemetry.sdk.trace import Tracer
 
-from interceptors._shapes import Call
+from interceptors._shapes import Around, Call
 from interceptors.admission import Admission
 from interceptors.authentication import Authentication, Identify
 from interceptors.authorization import Authorization
@@ -150,15 +150,19 @@ class Server:
     def _build(self, address: str) -> grpc.aio.Server:
         service = self.service
         with_reflection = self.settings.reflection is not False
-        rules = rule_table(service.descriptors)
-        open_services = {health.SERVICE}
-        if with_reflection and (self.settings.reflection or is_loopback(address)):
-            open_services.update(reflection.SERVICES)
-        elif with_reflection:
-            # Who can reach this from elsewhere learns the contract only if they may do everything anyway.
-            rules |= {method: administrators_only(streaming=True) for method in reflection.METHODS}
-        authorizer = Authorizer(rules, open_services=frozenset(open_services))
-        watches = {path for path, rule in rules.items() if rule.streaming and "/Watch" in path}
+        chain = build(self.layers(address), refuse_unknown)
+        server = grpc.aio.server(interceptors=[chain], options=server_options(service.max_request_bytes))
+        service.register(server)
+        health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(self.board), server)
+        if with_reflection:
+            reflection.add_reflection([*(d.full_name for d in service.descriptors), health.SERVICE], server)
+        return server
+
+    def layers(self, address: str) -> list[tuple[Position, Around]]:
+        """The interceptors that guard the service at ``address``, outermost first."""
+        service = self.service
+        authorizer = self._authorizer(address)
+        watches = authorizer.watches
 
         def cap(method: str) -> float | None:
             return None if method in watches or authorizer.is_open(method) else service.deadline_cap
@@ -168,27 +172,25 @@ class Server:
             endless=lambda method: method in watches,
             refusal=lambda: Unavailable("this server is shutting down", reason="DRAINING"),
         )
-        chain = build(
-            [
-                (Position.TRACING, Tracing(self.tracer, authorizer.is_open)),
-                (Position.METRICS, Metrics(self.metrics.record)),
-                (Position.ERRORS, Errors(to_status)),
-                (Position.DEADLINE, Deadline(cap, lambda: DeadlineExceeded("the call's time ran out"))),
-                (
-                    Position.AUTHENTICATION,
-                    Authentication(self.identify, authorizer.is_open),
-                ),
-                (Position.AUTHORIZATION, Authorization(authorizer.decide)),
-                (Position.ADMISSION, self._admission),
-            ],
-            _refuse_unknown,
-        )
-        server = grpc.aio.server(interceptors=[chain], options=_server_options(service.max_request_bytes))
-        service.register(server)
-        health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(self.board), server)
-        if with_reflection:
-            reflection.add_reflection([*(d.full_name for d in service.descriptors), health.SERVICE], server)
-        return server
+        return [
+            (Position.TRACING, Tracing(self.tracer, authorizer.is_open)),
+            (Position.METRICS, Metrics(self.metrics.record)),
+            (Position.ERRORS, Errors(to_status)),
+            (Position.DEADLINE, Deadline(cap, lambda: DeadlineExceeded("the call's time ran out"))),
+            (Position.AUTHENTICATION, Authentication(self.identify, authorizer.is_open)),
+            (Position.AUTHORIZATION, Authorization(authorizer.decide)),
+            (Position.ADMISSION, self._admission),
+        ]
+
+    def _authorizer(self, address: str) -> Authorizer:
+        rules = rule_table(self.service.descriptors)
+        open_services = {health.SERVICE}
+        if self.settings.reflection or (self.settings.reflection is None and is_loopback(address)):
+            open_services.update(reflection.SERVICES)
+        elif self.settings.reflection is None:
+            # Who can reach this from elsewhere learns the contract only if they may do everything anyway.
+            rules |= {method: administrators_only(streaming=True) for method in reflection.METHODS}
+        return Authorizer(rules, open_services=frozenset(open_services))
 
     def _prepare_socket(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -222,7 +224,8 @@ class Server:
             await asyncio.sleep(_READINESS_INTERVAL if problem is None else _READINESS_INTERVAL / 5)
 
 
-async def _refuse_unknown(_call: Call) -> None:
+async def refuse_unknown(_call: Call) -> None:
+    """End a call to a path that is not served."""
     # Authorization refuses unknown paths already; this is what remains if it ever would not.
     raise NotYetImplemented("no such method")
 
@@ -237,7 +240,8 @@ def _answers(path: Path) -> bool:
         return probe.connect_ex(os.fspath(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
-def _server_options(max_request_bytes: int) -> list[tuple[str, int]]:
+def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
+    """GRPC's channel arguments of every server."""
     return [
         ("grpc.max_receive_message_length", max_request_bytes),
         ("grpc.max_send_message_length", 64 * MIB),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Tracer
 
 from services.runtime.settings import otlp_configured
 
@@ -48,7 +48,13 @@ class CallMetrics:
             statistics = self.by_method[method, code] = CallStatistics()
         statistics.count += 1
         statistics.total_seconds += seconds
-        statistics.buckets[next((i for i, bound in enumerate(BUCKETS) if seconds <= bound), len(BUCKETS))] += 1
+        statistics.buckets[bisect_left(BUCKETS, seconds)] += 1
+
+
+def sdk_tracer(provider: TracerProvider, version: str) -> Tracer | None:
+    """The provider's tracer; None where the SDK is switched off."""
+    tracer = provider.get_tracer("groundwire", version)
+    return tracer if isinstance(tracer, Tracer) else None
 
 
 class Telemetry:
@@ -67,7 +73,7 @@ class Telemetry:
         resource = Resource.create({"service.name": f"groundwire-{service}", "service.version": self._version})
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(self._processor)
-        return provider.get_tracer("groundwire", self._version)
+        return sdk_tracer(provider, self._version)
 
     async def close(self) -> None:
         """Send what is queued, for a bounded time: an unreachable collector must not hold up a stop."""

@@ -105,6 +105,11 @@ class Authorizer:
         self._table = dict(table)
         self._open = open_services
 
+    @property
+    def watches(self) -> frozenset[str]:
+        """The methods whose streams end with the server alone."""
+        return frozenset(path for path, rule in self._table.items() if rule.streaming and "/Watch" in path)
+
     def is_open(self, method: str) -> bool:
         """Whether ``method`` belongs to a service that needs no identity."""
         parts = method.split("/")

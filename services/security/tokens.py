@@ -26,6 +26,8 @@ from services.security.refusal import Refusal, Refused
 # RFC 6750 §2.1; one space, since no client sends more.
 _AUTHORIZATION = re.compile(r"bearer ([A-Za-z0-9._~+/\-]+=*)", re.IGNORECASE | re.ASCII)
 
+_LONGEST = MAX_TOKEN + len("Bearer ")
+
 
 class RevocationView(Protocol):
     """What is revoked, as seen by who checks tokens."""
@@ -93,7 +95,7 @@ class TokenVerifier:
     async def authenticate(self, values: Sequence[str]) -> VerifiedToken:
         """The token in the values of a call's ``authorization`` metadata; Unauthenticated unless it is acceptable."""
         try:
-            return await self._verify(_bearer(values))
+            return await self._verify(values)
         except Refused as refused:
             reason = refused.reason
         except Exception:  # noqa: BLE001 - an unforeseen error may quote the token, and must not let anybody in
@@ -108,13 +110,18 @@ class TokenVerifier:
         # Not a coroutine of its own, whose frame would show the token in an error's traceback.
         return self.authenticate((f"Bearer {token}",))
 
-    async def _verify(self, token: str) -> VerifiedToken:
+    async def _verify(self, values: Sequence[str]) -> VerifiedToken:
         if not self._revocations.is_current():
+            # What is malformed is refused for that, and waits for nothing.
+            _bearer(values)
             await self._revocations.catch_up()
             if not self._revocations.is_current():
                 raise Refused(Refusal.REVOCATIONS_UNKNOWN)
-        digest = hashlib.sha256(token.encode("ascii")).digest()
-        return self._recall(digest) or await self._examine(token, digest)
+        if len(values) != 1 or len(values[0]) > _LONGEST:
+            raise Refused(_why_not(values))
+        # Of the whole value: one that was accepted before is so without being taken apart again.
+        digest = hashlib.sha256(values[0].encode("utf-8", "surrogatepass")).digest()
+        return self._recall(digest) or await self._examine(_bearer(values), digest)
 
     def _recall(self, digest: bytes) -> VerifiedToken | None:
         entry = self._accepted.get(digest)
@@ -189,11 +196,15 @@ def bearer_token(values: Sequence[str]) -> str:
     raise Unauthenticated
 
 
-def _bearer(values: Sequence[str]) -> str:
+def _why_not(values: Sequence[str]) -> Refusal:
     if len(values) != 1:
-        raise Refused(Refusal.SEVERAL if values else Refusal.MISSING)
-    if len(values[0]) > MAX_TOKEN + len("Bearer "):
-        raise Refused(Refusal.MALFORMED)
+        return Refusal.SEVERAL if values else Refusal.MISSING
+    return Refusal.MALFORMED
+
+
+def _bearer(values: Sequence[str]) -> str:
+    if len(values) != 1 or len(values[0]) > _LONGEST:
+        raise Refused(_why_not(values))
     found = _AUTHORIZATION.fullmatch(values[0])
     if found is None:
         raise Refused(Refusal.SCHEME)

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, wrappers_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 from google.rpc import error_details_pb2, status_pb2
-from opentelemetry.trace import Tracer
+from opentelemetry.sdk.trace import Tracer
 
 from groundwire.policy.v1 import policy_pb2
 from interceptors._shapes import Context

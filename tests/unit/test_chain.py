@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -12,7 +12,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from interceptors import current
-from interceptors._shapes import Call, Context
+from interceptors._shapes import Call, Context, Proceed
 from interceptors.chain import Position, build
 from interceptors.deadline import Deadline
 from services.corpus.errors import (
@@ -36,12 +36,8 @@ each_shape = pytest.mark.parametrize("method", SHAPES)
 
 
 class _Layer:
-    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
-        return self._around()
-
-    @asynccontextmanager
-    async def _around(self) -> AsyncIterator[None]:
-        yield
+    async def around(self, call: Call, proceed: Proceed) -> Any:
+        return await proceed(call)
 
 
 async def _refuse(_call: Call) -> None:
@@ -452,9 +448,12 @@ class _NoTime:
 async def test_work_whose_time_is_already_up_is_not_begun() -> None:
     layer = Deadline(lambda _method: 60.0, lambda: DeadlineExceeded("too late"))
     context: Any = _NoTime()
+
+    async def work(_call: Call) -> None:
+        pytest.fail("the work was begun")
+
     with pytest.raises(DeadlineExceeded):
-        async with layer.around(Call("/x/y", True, context, "id")):
-            pytest.fail("the work was begun")
+        await layer.around(Call("/x/y", True, context, "id"), work)
 
 
 async def test_a_time_out_of_the_work_itself_is_not_the_callers(serving: Serving) -> None:

@@ -125,7 +125,7 @@ async def test_a_good_token_proves_its_caller(name: str, gate: Gate) -> None:
     assert caller.acting_service == ""
     assert verified.claims.actors == ()
     assert gate.refusals == []
-    assert await gate.verifier.authenticate([f"bEARER {token}"]) is verified
+    assert await gate.verifier.authenticate([f"bEARER {token}"]) == verified
 
 
 async def test_groups_and_roles_may_be_missing_and_unknown_roles_permit_nothing(gate: Gate) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import grpc
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider, sampling
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode, Tracer
+from opentelemetry.trace import SpanKind, StatusCode
 
 from interceptors._shapes import Context
 from interceptors.client import outgoing
@@ -34,10 +34,12 @@ class Spans:
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
 
-    def tracer(self, name: str) -> Tracer:
-        provider = TracerProvider(shutdown_on_exit=False)
+    def tracer(self, name: str, sampler: sampling.Sampler | None = None) -> Tracer:
+        provider = TracerProvider(shutdown_on_exit=False, sampler=sampler)
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        return provider.get_tracer(name)
+        tracer = provider.get_tracer(name)
+        assert isinstance(tracer, Tracer)
+        return tracer
 
     @property
     def finished(self) -> tuple[ReadableSpan, ...]:
@@ -83,6 +85,32 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", SHAPES)
+@pytest.mark.parametrize("sampler", [None, sampling.ALWAYS_OFF, sampling.TraceIdRatioBased(0.0)], ids=str)
+async def test_what_is_not_sampled_becomes_no_span_here_or_further_on(
+    serving: Serving, sampler: sampling.Sampler | None
+) -> None:
+    spans = Spans()
+    back = await serving.serve(tracer=spans.tracer("back"))
+    channel = open_channel(f"127.0.0.1:{back.port}", tracer=spans.tracer("front"))
+    serving.channels.append(channel)
+
+    async def body(text: str, context: Context) -> str:
+        return (await call(channel, "Unary", text)).responses[0]
+
+    front = await serving.serve(echo_service(body), tracer=spans.tracer("front", sampler))
+    # Without a sampler of its own, a service does what its caller says.
+    metadata = [("traceparent", f"00-{TRACE}-{PARENT}-00")] if sampler is None else []
+    assert (await call(serving.connect(front), "Unary", "x", metadata=metadata)).code is grpc.StatusCode.OK
+    assert not spans.finished
+
+
+async def test_a_sampler_that_samples_is_asked(serving: Serving) -> None:
+    spans = Spans()
+    server = await serving.serve(tracer=spans.tracer("front", sampling.TraceIdRatioBased(1.0)))
+    assert (await call(serving.connect(server), "Unary", "x")).code is grpc.StatusCode.OK
+    assert (await spans.of("front", SpanKind.SERVER)).parent is None
+
+
 async def test_one_call_through_two_services_is_one_trace(serving: Serving, method: str) -> None:
     spans = Spans()
     back = await serving.serve(tracer=spans.tracer("back"))
