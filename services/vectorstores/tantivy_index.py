@@ -3,7 +3,7 @@
 A directory per partition keeps tenants' statistics apart (a shared index would leak, through scores, how common
 a word is with other tenants) and makes dropping a partition the removal of a directory.
 
-Scores are tantivy's: k1 = 1.2, b = 0.75. It keeps document lengths in one byte, exact up to 40 terms and rounded
+Scores are tantivy's, with the idf of what the caller may read (allowed_statistics.py): k1 = 1.2, b = 0.75. It keeps document lengths in one byte, exact up to 40 terms and rounded
 down by up to an eighth beyond; and deleted chunks count in the statistics until their segment is merged.
 """
 
@@ -21,6 +21,7 @@ from pathlib import Path
 import tantivy
 
 from services.corpus.errors import DataLoss, Unavailable
+from services.vectorstores.allowed_statistics import AllowedStatistics
 from services.vectorstores.ports import IndexedTerms, Partition
 
 _TRASH = "trash-"
@@ -43,6 +44,9 @@ class TantivyLexicalIndex:
         self._max_open = max_open
         self._max_writers = max_writers
         self._schema = _schema()
+        # Counts commits, so that what was counted before one is not used after it.
+        self._generations: Counter[Partition] = Counter()
+        self._statistics = AllowedStatistics(self._schema, terms="terms", readers="reader_set")
         self._indexes: OrderedDict[Partition, tantivy.Index] = OrderedDict()
         self._writers: OrderedDict[Partition, tantivy.IndexWriter] = OrderedDict()
         # _lock guards _indexes and makes "open" and "reload after a commit" exclude each other, so that no
@@ -76,6 +80,7 @@ class TantivyLexicalIndex:
             self._close_writer(partition)
             with self._lock:
                 self._indexes.pop(partition, None)
+                self._generations[partition] += 1
                 if not self._path(partition).exists():
                     return
                 # Renamed first: a removal that is interrupted must not leave half an index under its name.
@@ -93,12 +98,17 @@ class TantivyLexicalIndex:
         if index is None:
             return []
         try:
+            # In this order: at worst what is counted now is thrown away too early.
+            generation = self._generations[partition]
             searcher = index.searcher()
             # tantivy sets memory aside for the limit, however few documents there are.
             depth = min(limit, searcher.num_docs)
             if depth == 0:
                 return []
-            found = searcher.search(self._query(terms, reader_sets), depth, count=False)
+            query = self._query((partition, generation), searcher, terms, reader_sets)
+            if query is None:
+                return []
+            found = searcher.search(query, depth, count=False)
             return [(str(searcher.doc(address)["chunk_id"][0]), float(score)) for score, address in found.hits]
         except (ValueError, OSError) as error:
             raise DataLoss("the lexical index of a collection cannot be read; run `groundwire reindex`") from error
@@ -111,13 +121,27 @@ class TantivyLexicalIndex:
         with self._lock:
             self._indexes.clear()
 
-    def _query(self, terms: Sequence[str], reader_sets: frozenset[int] | None) -> tantivy.Query:
+    def _query(
+        self,
+        state: tuple[Partition, int],
+        searcher: tantivy.Searcher,
+        terms: Sequence[str],
+        reader_sets: frozenset[int] | None,
+    ) -> tantivy.Query | None:
         # Built from objects, never from a query string: a term holds whatever a caller typed.
+        counted = Counter(map(_indexable, terms))
+        weights = (
+            dict.fromkeys(counted, 1.0)
+            if reader_sets is None
+            else self._statistics.weights(state, searcher, counted, reader_sets)
+        )
         clauses = []
-        for term, count in Counter(terms).items():
-            query = tantivy.Query.term_query(self._schema, "terms", _indexable(term), "freq")
-            boosted = tantivy.Query.boost_query(query, float(count)) if count > 1 else query
-            clauses.append((tantivy.Occur.Should, boosted))
+        for term, weight in weights.items():
+            query = tantivy.Query.term_query(self._schema, "terms", term, "freq")
+            boost = counted[term] * weight
+            clauses.append((tantivy.Occur.Should, query if boost == 1.0 else tantivy.Query.boost_query(query, boost)))
+        if not clauses:
+            return None
         any_term = tantivy.Query.boolean_query(clauses)
         if reader_sets is None:
             return any_term
@@ -164,6 +188,7 @@ class TantivyLexicalIndex:
                     index = self._indexes.get(partition)
                     if index is not None:
                         index.reload()
+                    self._generations[partition] += 1
             except BaseException as error:
                 # Whatever went wrong, half a batch must not ride along with the next commit.
                 self._roll_back(partition)

@@ -407,11 +407,39 @@ async def test_reader_sets_narrow_both_searches(store: VectorStore, partition: P
         assert await store.search_lexical(partition, ["word"], 20, nobody) == []
 
 
-async def test_narrowing_never_changes_a_score(store: VectorStore, partition: Partition) -> None:
+async def test_narrowing_to_everybody_changes_no_score(store: VectorStore, partition: Partition) -> None:
     await store.upsert_chunks(partition, [chunk(i, readers=i % 2, terms=("word",) * (i + 1)) for i in range(10)])
     everything = await store.search_lexical(partition, ["word"], 10, None)
-    narrowed = await store.search_lexical(partition, ["word"], 10, frozenset({1}))
-    assert narrowed == [hit for hit in everything if int(hit.chunk_id[-1]) % 2 == 1]
+    narrowed = await store.search_lexical(partition, ["word"], 10, frozenset({0, 1}))
+    assert [hit.chunk_id for hit in narrowed] == [hit.chunk_id for hit in everything]
+    assert [hit.score for hit in narrowed] == pytest.approx([hit.score for hit in everything], rel=1e-5)
+
+
+async def test_scores_say_nothing_of_chunks_that_are_not_allowed(store: VectorStore, partition: Partition) -> None:
+    """Whether hidden chunks hold a word changes neither scores nor order; all have one length here."""
+    visible = [
+        chunk(0, document="a", terms=("common", "common", "merger")),
+        *(chunk(i, document="b", terms=("common", "common", "other")) for i in range(6)),
+    ]
+    beside = [chunk(i, document="hidden", readers=7, terms=("merger", "merger", "secret")) for i in range(9)]
+    harmless = [chunk(i, document="hidden", readers=7, terms=("x", "y", "z")) for i in range(9)]
+    question, allowed = ["merger", "common", "secret"], frozenset({0})
+
+    async def scores() -> dict[str, float]:
+        return {hit.chunk_id: hit.score for hit in await store.search_lexical(partition, question, 20, allowed)}
+
+    await store.upsert_chunks(partition, [*visible, *harmless])
+    without = await scores()
+    assert without.keys() == {c.chunk_id for c in visible}
+    await store.upsert_chunks(partition, beside)
+    assert await scores() == pytest.approx(without, rel=1e-4)
+    # Counts of before do not outlive a change of who may read: what is allowed now counts.
+    await store.assign_readers(partition, "hidden", 0)
+    assert (await scores()).keys() > without.keys()
+    await store.assign_readers(partition, "hidden", 7)
+    assert await scores() == pytest.approx(without, rel=1e-4)
+    await store.delete_chunks(partition, "hidden")
+    assert await scores() == pytest.approx(without, rel=1e-4)
 
 
 async def test_the_largest_reader_set_number(store: VectorStore, partition: Partition) -> None:

@@ -84,7 +84,6 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 # --- spans across services ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", SHAPES)
 @pytest.mark.parametrize("sampler", [None, sampling.ALWAYS_OFF, sampling.TraceIdRatioBased(0.0)], ids=str)
 async def test_what_is_not_sampled_becomes_no_span_here_or_further_on(
     serving: Serving, sampler: sampling.Sampler | None
@@ -111,6 +110,7 @@ async def test_a_sampler_that_samples_is_asked(serving: Serving) -> None:
     assert (await spans.of("front", SpanKind.SERVER)).parent is None
 
 
+@pytest.mark.parametrize("method", SHAPES)
 async def test_one_call_through_two_services_is_one_trace(serving: Serving, method: str) -> None:
     spans = Spans()
     back = await serving.serve(tracer=spans.tracer("back"))
