@@ -70,7 +70,12 @@ class Encryption:
 def open_key_store(directory: Path) -> SqliteKeyStore:
     """The key store in ``directory``, made if it is missing; FailedPrecondition, Unavailable."""
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return SqliteKeyStore.open(directory / "tenants.sqlite3")
+    return SqliteKeyStore.open(key_store_path(directory))
+
+
+def key_store_path(directory: Path) -> Path:
+    """The file of the key store in ``directory``."""
+    return directory / "tenants.sqlite3"
 
 
 def open_master_key(source: str, directory: Path) -> MasterKey:
