@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import ask, ingest, inspect, serve, token
+from cli.commands import ask, ingest, inspect, keys, serve, token
 from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.options import Globals
 
@@ -62,6 +62,12 @@ app.command(
     rich_help_panel=_LOOK,
     epilog=_example("groundwire revoke --subject alice", 'echo "$GROUNDWIRE_TOKEN" | groundwire revoke'),
 )(token.revoke)
+app.add_typer(
+    keys.app,
+    name="keys",
+    rich_help_panel=_LOOK,
+    epilog=_example("groundwire keys list", "groundwire keys rotate acme", "groundwire keys shred acme"),
+)
 app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status"))(inspect.status)
 app.command("doctor", rich_help_panel=_LOOK, epilog=_example("groundwire doctor --output json"))(inspect.doctor)
 

@@ -38,6 +38,9 @@ FilterOption = Annotated[
     ),
 ]
 TopKOption = Annotated[int | None, typer.Option("--top-k", "-k", min=1, max=100, help="How many passages to use.")]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="DIR", help="Where everything durable is kept; default: settings.")
+]
 TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait.")]
 PortBaseOption = Annotated[
     int | None,

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -37,11 +38,12 @@ class GroupCommit:
     """Runs writes in one thread. Each is as durable, and fails as much for itself, as in a transaction of its own.
 
     ``work`` must depend on nothing but the database: when one of a group fails, the group is rolled back and each of
-    it is run again alone.
+    it is run again alone. ``lock`` is held while a transaction lasts.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, lock: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
         self._engine = engine
+        self._exclusive = lock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalog-write")
         self._lock = threading.Lock()
         self._waiting: list[_Write] = []
@@ -76,14 +78,14 @@ class GroupCommit:
     def _together(self, group: Sequence[_Write]) -> list[_Ending] | None:
         """All in one transaction; None, and nothing has happened, if any of them failed."""
         try:
-            with self._engine.begin() as connection:
+            with self._exclusive(), self._engine.begin() as connection:
                 return [_Ending(write, write.work(connection)) for write in group]
         except Exception:  # noqa: BLE001 - whose it is shows when each is run alone
             return None
 
     def _alone(self, write: _Write) -> _Ending:
         try:
-            with self._engine.begin() as connection:
+            with self._exclusive(), self._engine.begin() as connection:
                 result = write.work(connection)
         except Exception as error:  # noqa: BLE001 - handed to whom it concerns
             return _Ending(write, error=error)

@@ -31,7 +31,7 @@ class FieldCipher(Protocol):
         """The bytes to keep."""
 
     def open(self, tenant: str, document_id: str, version: int, field: str, token: bytes) -> bytes:
-        """The plaintext; DataLoss unless ``token`` was sealed for exactly this place."""
+        """The plaintext; DataLoss unless ``token`` was sealed for exactly this place, KeysDestroyed."""
 
 
 class ClearFields:
@@ -51,7 +51,9 @@ class ClearFields:
 class Catalog(Protocol):
     """Collections, documents and access. Methods may raise Unavailable when the database does not answer.
 
-    Every method takes the tenant first; nothing of another tenant is ever returned or changed.
+    Every method takes the tenant first; nothing of another tenant is ever returned or changed. What a catalog keeps
+    sealed and cannot open is left out of what is found or listed, and one that is asked for by its name raises
+    DataLoss. Of a tenant whose keys were destroyed nothing is found; by its name, a document raises KeysDestroyed.
     """
 
     async def create_collection(self, collection: Collection) -> Collection:

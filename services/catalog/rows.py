@@ -16,7 +16,7 @@ from services.corpus.principal import Access
 
 def document_of(row: Row[Any], access: Access, cipher: FieldCipher) -> Document:
     """A row of ``documents``, with the access that its reader set stands for; DataLoss if it does not open."""
-    sealed = cipher.open(row.tenant, row.document_id, row.version, _details_field(row.collection), row.details)
+    sealed = cipher.open(row.tenant, row.document_id, row.version, details_field(row.collection), row.details)
     try:
         details = json.loads(sealed)
         title, uri, metadata = str(details["title"]), str(details["uri"]), dict(details["metadata"])
@@ -48,12 +48,13 @@ def details_of(document: Document, cipher: FieldCipher) -> bytes:
         document.tenant,
         document.document_id,
         document.version,
-        _details_field(document.collection),
+        details_field(document.collection),
         json.dumps(details, ensure_ascii=False).encode("utf-8", "surrogatepass"),
     )
 
 
-def _details_field(collection: str) -> str:
+def details_field(collection: str) -> str:
+    """The field that a document's details are sealed for."""
     # A collection's name has no colon, so two collections never share a field.
     return f"catalog-details:{collection}"
 

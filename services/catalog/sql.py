@@ -16,10 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, and_, delete, func, insert, select, update
+import structlog
+from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from services.catalog import details
 from services.catalog.conditions import admitting, counter_key, document_key, readable
+from services.catalog.details import KeptDetails
 from services.catalog.group_commit import GroupCommit
 from services.catalog.ports import ClearFields, FieldCipher, VersionPlan
 from services.catalog.rows import collection_of, details_of, document_of, dump_access, to_micros
@@ -31,12 +34,13 @@ from services.catalog.schema import (
     reader_sets,
     version_counters,
 )
-from services.catalog.sqlite import open_engine, prepare
+from services.catalog.sqlite import WriteLock, open_engine, prepare
 from services.corpus.document import Collection, Document, DocumentState
-from services.corpus.errors import AlreadyExists, NotFound, Unavailable
+from services.corpus.errors import AlreadyExists, DataLoss, KeysDestroyed, NotFound, Unavailable
 from services.corpus.filter import Filter, matches
 from services.corpus.principal import Access
 
+_log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _READERS = 4
 _REMEMBERED = 10_000
@@ -47,12 +51,13 @@ _IN_LIMIT = 500
 class SqlCatalog:
     """Implements the Catalog port. Make one with :meth:`open_sqlite`."""
 
-    def __init__(self, engine: Engine, cipher: FieldCipher) -> None:
+    def __init__(self, engine: Engine, cipher: FieldCipher, lock: WriteLock) -> None:
         self._engine = engine
+        self._lock = lock
         self._cipher = cipher
         # Numbers of reader sets that are committed: a set never changes, and nearly all documents share a few.
         self._reader_sets: dict[tuple[str, Access], int] = {}
-        self._writes = GroupCommit(engine.execution_options(immediate=True))
+        self._writes = GroupCommit(engine.execution_options(immediate=True), lock.held)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="catalog-read")
 
     @classmethod
@@ -61,7 +66,7 @@ class SqlCatalog:
 
         ``cipher`` seals titles, URIs and metadata; without one they are kept in clear.
         """
-        catalog = cls(open_engine(path), cipher or ClearFields())
+        catalog = cls(open_engine(path), cipher or ClearFields(), WriteLock(path))
         try:
             await catalog._write(prepare)
         except BaseException:
@@ -77,6 +82,7 @@ class SqlCatalog:
         self._writes.close()
         self._readers.shutdown()
         self._engine.dispose()
+        self._lock.close()
 
     async def check(self) -> None:
         """See the port."""
@@ -223,10 +229,14 @@ class SqlCatalog:
     async def get_document(self, tenant: str, collection: str, document_id: str) -> Document | None:
         """See the port."""
 
-        def get(connection: Connection) -> list[Document]:
-            return self._load(connection, select(documents).where(*document_key(tenant, collection, document_id)))
+        def get(connection: Connection) -> Document | None:
+            query = select(documents).where(*document_key(tenant, collection, document_id))
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                return None
+            return document_of(row, _accesses(connection, [row])[row.reader_set], self._cipher)
 
-        return next(iter(await self._read(get)), None)
+        return await self._read(get)
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -239,10 +249,14 @@ class SqlCatalog:
             found: dict[str, Document] = {}
             for some in _batches(document_ids):
                 query = readable(tenant, collection, principals).where(documents.c.document_id.in_(some))
-                found.update({document.document_id: document for document in self._load(connection, query)})
+                sound = self._sound(connection, connection.execute(query).all())
+                found.update({document.document_id: document for document in sound})
             return found
 
-        return await self._read(find)
+        try:
+            return await self._read(find)
+        except KeysDestroyed:
+            return {}
 
     async def list_readable(
         self,
@@ -261,14 +275,18 @@ class SqlCatalog:
             last = after
             while len(found) < limit:
                 query = readable(tenant, collection, principals).where(documents.c.document_id > last)
-                page = self._load(connection, query.order_by(documents.c.document_id).limit(max(limit, 200)))
+                page = connection.execute(query.order_by(documents.c.document_id).limit(max(limit, 200))).all()
                 if not page:
                     break
-                found.extend(document for document in page if matches(filter_, document.metadata))
+                sound = self._sound(connection, page)
+                found.extend(document for document in sound if matches(filter_, document.metadata))
                 last = page[-1].document_id
             return found[:limit]
 
-        return await self._read(find)
+        try:
+            return await self._read(find)
+        except KeysDestroyed:
+            return []
 
     async def count_readable(self, tenant: str, collection: str, principals: frozenset[str]) -> int:
         """See the port."""
@@ -319,16 +337,36 @@ class SqlCatalog:
 
         return await self._write(mark)
 
+    # --- what is kept sealed -------------------------------------------------------------------------------------
+
+    async def list_details(self, tenant: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[KeptDetails]:
+        """All sealed details of a tenant by (collection, document id), those after ``after``; none is the end."""
+        return await self._read(lambda connection: details.page(connection, tenant, after, limit))
+
+    async def replace_details(self, tenant: str, changes: Sequence[tuple[KeptDetails, bytes]]) -> int:
+        """Put others in the place of those that did not change meanwhile, durably; how many."""
+        return await self._write(lambda connection: details.replace(connection, tenant, changes))
+
+    async def tenant_size(self, tenant: str) -> tuple[int, int]:
+        """How many documents a tenant has, whatever their state, and how many chunks."""
+        query = select(func.count(), func.coalesce(func.sum(documents.c.chunk_count), 0)).where(
+            documents.c.tenant == tenant
+        )
+        count, chunks = await self._read(lambda connection: connection.execute(query).one())
+        return int(count), int(chunks)
+
     # --- running -------------------------------------------------------------------------------------------------
 
-    def _load(self, connection: Connection, query: Select[Any]) -> list[Document]:
-        rows = connection.execute(query).all()
-        members: dict[int, set[str]] = {}
-        for some in _batches({row.reader_set for row in rows}):
-            found = select(reader_set_members).where(reader_set_members.c.number.in_(some))
-            for member in connection.execute(found):
-                members.setdefault(member.number, set()).add(member.principal)
-        return [document_of(row, Access(frozenset(members.get(row.reader_set, ()))), self._cipher) for row in rows]
+    def _sound(self, connection: Connection, rows: Sequence[Row[Any]]) -> list[Document]:
+        """The documents of ``rows``, without those that cannot be read."""
+        accesses = _accesses(connection, rows)
+        found: list[Document] = []
+        for row in rows:
+            try:
+                found.append(document_of(row, accesses[row.reader_set], self._cipher))
+            except DataLoss:
+                _log.warning("a catalog entry is left out", tenant=row.tenant, document_id=row.document_id)
+        return found
 
     def _reader_set(self, connection: Connection, tenant: str, access: Access) -> int:
         known = self._reader_sets.get((tenant, access))
@@ -357,6 +395,15 @@ class SqlCatalog:
 
     async def _write(self, work: Callable[[Connection], _T]) -> _T:
         return await _answer(self._writes.run(work))
+
+
+def _accesses(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, Access]:
+    """What the reader sets of ``rows`` stand for, by number."""
+    members: dict[int, set[str]] = {row.reader_set: set() for row in rows}
+    for some in _batches(members.keys()):
+        for member in connection.execute(select(reader_set_members).where(reader_set_members.c.number.in_(some))):
+            members[member.number].add(member.principal)
+    return {number: Access(frozenset(principals)) for number, principals in members.items()}
 
 
 async def _answer(work: Awaitable[_T]) -> _T:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,30 @@ def _set_pragmas(connection: Any, _record: Any) -> None:
 def _begin(connection: Connection) -> None:
     # A writer takes its lock at once: upgrading later fails when another process has written in between.
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("immediate") else "BEGIN")
+
+
+class WriteLock:
+    """Lets one process at a time write, and fold the write-ahead log into the file, which a commit may do.
+
+    SQLite has a lock of its own for writing, but before 3.51.3 a write and a checkpoint of two connections could
+    damage the file (https://www.sqlite.org/wal.html#walresetbug). It is released when its process ends, however it does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for it and hold it; blocking."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._descriptor)
 
 
 def prepare(connection: Connection) -> None:

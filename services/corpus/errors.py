@@ -9,6 +9,7 @@ query, a document's text, a path of this machine or a secret.
     ├── NotFound              the thing does not exist, or the caller may not know that it does
     ├── AlreadyExists
     ├── FailedPrecondition    the system is not in the state that the call needs; names the remedy
+    │   └── KeysDestroyed     it was encrypted, and its keys were destroyed on purpose; there is no remedy
     ├── PermissionDenied
     ├── Unauthenticated       one identical message, whatever was wrong
     ├── ResourceExhausted     a limit or quota; carries when to come back
@@ -80,6 +81,12 @@ class FailedPrecondition(GroundwireError):
     """The call is right but the system's state forbids it; the message names the remedy."""
 
     reason = "FAILED_PRECONDITION"
+
+
+class KeysDestroyed(FailedPrecondition):
+    """The keys of this tenant's data were destroyed on purpose: nothing of it can be read, and nothing new is kept."""
+
+    reason = "KEYS_DESTROYED"
 
 
 class PermissionDenied(GroundwireError):

@@ -42,12 +42,14 @@ async def assemble(
         settings, options.vector_store_url or settings.address("store"), "ingestion", "store"
     )
     embedder = await process.embedder(settings)
+    keys = await process.encryption(settings)
     ingestor = Ingestor(
         catalog=opened_catalog,
         parser=opened_parser,
         embedder=embedder,
         store=opened_store,
         limits=_limits(options),
+        require_keys=keys.keyring.load if keys else None,
     )
     library = Library(opened_catalog, opened_store, embedder.model)
     servicer = IngestionServicer(ingestor, library, current_caller)

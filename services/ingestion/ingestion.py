@@ -87,6 +87,7 @@ class Ingestor:
         embedder: Embedder,
         store: VectorStore,
         limits: IngestionLimits | None = None,
+        require_keys: Callable[[str], Awaitable[object]] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._catalog = catalog
@@ -95,6 +96,7 @@ class Ingestor:
         self._store = store
         self._writer = StoreWriter(store)
         self._limits = limits or IngestionLimits()
+        self._require_keys = require_keys
         self._slots = asyncio.Semaphore(self._limits.in_flight)
         # Two versions of one document must not overtake each other between planning and activation.
         self._turns = _Turns()
@@ -108,8 +110,11 @@ class Ingestor:
         After ``patience`` seconds, documents that are not in yet are given up as NOT_REACHED, so that the caller
         learns about the others.
 
-        Raises FailedPrecondition when the collection was built with another embedding model.
+        Raises FailedPrecondition when the collection was built with another embedding model, and what
+        ``require_keys`` raises for a tenant whose documents cannot be sealed (KeysDestroyed).
         """
+        if self._require_keys is not None:
+            await self._require_keys(caller.tenant)
         model = self._embedder.model
         if (collection.embedding_model, collection.dimension) != (model.name, model.dimension):
             raise FailedPrecondition(

@@ -3,44 +3,83 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+
+import structlog
 
 from services.corpus.errors import FailedPrecondition
 from services.runtime.settings import EncryptionOptions, environment_secret
-from services.security.encryption import MasterKey
+from services.security.encryption import Checkpoints, MasterKey
 from services.security.key_stores import SqliteKeyStore
 from services.security.keyed_terms import KeyedTerms
 from services.security.keyring import Keyring
 from services.security.master_key_command import CommandMasterKey, printed_master_key
 from services.security.master_keys import FileMasterKey, SecretMasterKey
-from services.security.sealed import Sealer
+from services.security.sealed import Refusal, Sealer
+
+_log = structlog.get_logger(__name__)
+
+
+def log_refusal(refusal: Refusal) -> None:
+    """Where every refusal of this process arrives: it tells the place and the reason, never what was there."""
+    _log.error(
+        "sealed value refused",
+        tenant=refusal.tenant,
+        document_id=refusal.place.document_id,
+        version=refusal.place.version,
+        field=refusal.place.field,
+        reason=refusal.because.value,
+    )
 
 
 class Encryption:
     """The keyring of one process and what works with it."""
 
-    def __init__(self, keyring: Keyring, store: SqliteKeyStore) -> None:
+    def __init__(self, keyring: Keyring, store: SqliteKeyStore, on_refused: Callable[[Refusal], None]) -> None:
         self.keyring = keyring
-        self.sealer = Sealer(keyring)
+        self.sealer = Sealer(keyring, on_refused=on_refused)
         self.terms = KeyedTerms(keyring)
         self._store = store
 
     @classmethod
-    def open(cls, options: EncryptionOptions, directory: Path) -> Encryption:
-        """Open, or create, the key store in ``directory``; blocking.
+    def open(
+        cls, options: EncryptionOptions, directory: Path, *, on_refused: Callable[[Refusal], None] = log_refusal
+    ) -> Encryption:
+        """Open, or create, the key store in ``directory``; blocking. ``on_refused`` is told of every refusal.
 
         Raises FailedPrecondition or MasterKeyUnavailable when the master key or the directory cannot be used.
         """
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = SqliteKeyStore.open(directory / "tenants.sqlite3")
-        return cls(Keyring(_master_key(options.master_key, directory), store), store)
+        store = open_key_store(directory)
+        try:
+            return cls(Keyring(open_master_key(options.master_key, directory), store), store, on_refused)
+        except BaseException:
+            store.close()
+            raise
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Where long tasks keep their place."""
+        return self._store
 
     async def close(self) -> None:
         """Release the key store."""
         self._store.close()
 
 
-def _master_key(source: str, directory: Path) -> MasterKey:
+def open_key_store(directory: Path) -> SqliteKeyStore:
+    """The key store in ``directory``, made if it is missing; FailedPrecondition, Unavailable."""
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return SqliteKeyStore.open(key_store_path(directory))
+
+
+def key_store_path(directory: Path) -> Path:
+    """The file of the key store in ``directory``."""
+    return directory / "tenants.sqlite3"
+
+
+def open_master_key(source: str, directory: Path) -> MasterKey:
+    """The master key that ``encryption.master_key`` names; the generated one is in ``directory``."""
     kind, _, value = source.partition(":")
     match kind:
         case "env":
@@ -50,7 +89,12 @@ def _master_key(source: str, directory: Path) -> MasterKey:
         case "command":
             return CommandMasterKey(shlex.split(value))
         case _:
-            return FileMasterKey(Path(value)) if value else _generated(directory / "master.key")
+            return FileMasterKey(Path(value)) if value else _generated(default_master_key(directory))
+
+
+def default_master_key(directory: Path) -> Path:
+    """The file of the master key that is generated where none is configured."""
+    return directory / "master.key"
 
 
 def _generated(path: Path) -> FileMasterKey:

@@ -18,13 +18,14 @@ from services.embedding.ports import CrossEncoder, Embedder, EmbeddingModel
 from services.embedding.weights import WeightSources
 from services.runtime.authentication import TokenAuthentication
 from services.runtime.channels import open_channel
-from services.runtime.encryption import Encryption
+from services.runtime.encryption import Encryption, log_refusal
 from services.runtime.identity import development_identity
 from services.runtime.sealed_store import SealedVectorStore
 from services.runtime.settings import Settings
 from services.runtime.status import from_rpc_error
 from services.runtime.telemetry import Telemetry
-from services.vectorstores.ports import VectorStore
+from services.security.sealed import Refusal
+from services.vectorstores.ports import ChunkStore, VectorStore
 from services.vectorstores.remote import RemoteVectorStore
 
 VERSION = "0.1.0"
@@ -34,8 +35,16 @@ _T = TypeVar("_T")
 class Process:
     """The shared parts of one process. Tests hand in light models instead of the embedded ones."""
 
-    def __init__(self, *, embedder: Embedder | None = None, cross_encoder: CrossEncoder | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        embedder: Embedder | None = None,
+        cross_encoder: CrossEncoder | None = None,
+        on_refused: Callable[[Refusal], None] = log_refusal,
+    ) -> None:
+        """``on_refused`` is told of every sealed value that this process refuses."""
         self.telemetry = Telemetry(VERSION)
+        self._on_refused = on_refused
         self._made: dict[str, Any] = {}
         self._authentication: TokenAuthentication | None = None
         if embedder is not None:
@@ -64,7 +73,11 @@ class Process:
         options = settings.encryption
         if not options.enabled:
             return None
-        return await self._once("encryption", lambda: asyncio.to_thread(Encryption.open, options, settings.keys_dir))
+
+        def open_() -> Encryption:
+            return Encryption.open(options, settings.keys_dir, on_refused=self._on_refused)
+
+        return await self._once("encryption", lambda: asyncio.to_thread(open_))
 
     async def catalog(self, settings: Settings) -> SqlCatalog:
         """A catalog for one service, which closes it."""
@@ -92,7 +105,7 @@ class Process:
 
         return credentials
 
-    def remote_store(self, address: str, service: str, name: str) -> VectorStore:
+    def remote_store(self, address: str, service: str, name: str) -> ChunkStore:
         """A vector store behind the StoreService at ``address``, for calls that ``service`` makes."""
 
         def to_error(error: grpc.aio.AioRpcError) -> GroundwireError:

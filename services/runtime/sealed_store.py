@@ -10,9 +10,7 @@ import asyncio
 import dataclasses
 from collections.abc import Sequence
 
-import structlog
-
-from services.security.encryption import SealBroken
+from services.security.encryption import KeysShredded, SealBroken
 from services.security.keyed_terms import KeyedTerms
 from services.security.sealed import Place, Sealer, field_of
 from services.vectorstores.ports import (
@@ -25,14 +23,12 @@ from services.vectorstores.ports import (
     VectorStore,
 )
 
-_log = structlog.get_logger(__name__)
-
 
 class SealedVectorStore:
     """Implements the VectorStore port over ``inner``, which it owns.
 
     A payload that does not open at its own place (it was changed, or swapped with another chunk's) is left out, as if
-    the store did not have it; the sealer's hook has been told.
+    the store did not have it; the sealer's hook has been told. Of a tenant whose keys were destroyed nothing is found.
     """
 
     def __init__(self, inner: VectorStore, sealer: Sealer, terms: KeyedTerms) -> None:
@@ -76,29 +72,35 @@ class SealedVectorStore:
         self, partition: Partition, vector: Vector, limit: int, reader_sets: frozenset[int] | None
     ) -> list[StoreHit]:
         """See the port."""
+        if await self._sealer.is_shredded(partition.tenant):
+            return []
         return await self._inner.search_dense(partition, vector, limit, reader_sets)
 
     async def search_lexical(
         self, partition: Partition, terms: Sequence[str], limit: int, reader_sets: frozenset[int] | None
     ) -> list[StoreHit]:
         """See the port."""
-        hashed = await self._terms.hash_query(partition.tenant, terms)
+        try:
+            hashed = await self._terms.hash_query(partition.tenant, terms)
+        except KeysShredded:
+            return []
         return await self._inner.search_lexical(partition, hashed, limit, reader_sets)
 
     async def fetch_chunks(self, partition: Partition, chunk_ids: Sequence[str]) -> list[FetchedChunk]:
         """See the port."""
         fetched = await self._inner.fetch_chunks(partition, chunk_ids)
-        opened = await self._sealer.open_many(
-            partition.tenant,
-            [(_place(partition, chunk.document_id, chunk.version, chunk.ordinal), chunk.payload) for chunk in fetched],
-        )
-        sound = []
-        for chunk, payload in zip(fetched, opened, strict=True):
-            if isinstance(payload, SealBroken):
-                _log.error("a sealed chunk does not open", document_id=chunk.document_id, version=chunk.version)
-            else:
-                sound.append(dataclasses.replace(chunk, payload=payload))
-        return sound
+        places = [_place(partition, chunk.document_id, chunk.version, chunk.ordinal) for chunk in fetched]
+        try:
+            opened = await self._sealer.open_many(
+                partition.tenant, zip(places, (chunk.payload for chunk in fetched), strict=True)
+            )
+        except KeysShredded:
+            return []
+        return [
+            dataclasses.replace(chunk, payload=payload)
+            for chunk, payload in zip(fetched, opened, strict=True)
+            if not isinstance(payload, SealBroken)
+        ]
 
     async def count_chunks(self, partition: Partition) -> int:
         """See the port."""
@@ -114,4 +116,9 @@ class SealedVectorStore:
 
 
 def _place(partition: Partition, document_id: str, version: int, ordinal: int) -> Place:
-    return Place(document_id, version, field_of("chunk", partition.collection, ordinal))
+    return Place(document_id, version, chunk_field(partition.collection, ordinal))
+
+
+def chunk_field(collection: str, ordinal: int) -> str:
+    """The field that the text of a chunk is sealed for."""
+    return field_of("chunk", collection, ordinal)

@@ -15,7 +15,8 @@ What shredding a tenant achieves, and what a backup must look like for it: see :
     ├── SealBroken             sealed data is damaged, or is not where it was sealed for
     └── KeysDamaged            a wrapped key does not verify
     FailedPrecondition
-    ├── KeysShredded           the tenant's keys were destroyed, for good
+    ├── KeysDestroyed
+    │   └── KeysShredded       the tenant's keys were destroyed, for good
     └── MasterKeyMissing       the key was wrapped by a master key that is not at hand
     Unavailable
     └── MasterKeyUnavailable   the holder of the master key did not answer
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
-from services.corpus.errors import DataLoss, FailedPrecondition, Unavailable
+from services.corpus.errors import DataLoss, FailedPrecondition, KeysDestroyed, Unavailable
 
 
 class SealBroken(DataLoss):
@@ -45,7 +46,7 @@ class KeysDamaged(DataLoss):
         super().__init__("a stored encryption key does not verify")
 
 
-class KeysShredded(FailedPrecondition):
+class KeysShredded(KeysDestroyed):
     """The tenant's keys were destroyed. There is no remedy: that was the purpose."""
 
     def __init__(self) -> None:

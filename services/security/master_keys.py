@@ -247,6 +247,25 @@ class MasterKeyChain:
         raise MasterKeyMissing
 
 
+class NoMasterKey:
+    """For work that needs none, such as listing and shredding. Implements the MasterKey port; every use fails."""
+
+    @property
+    def key_id(self) -> str:
+        """See the port."""
+        raise MasterKeyUnavailable
+
+    def wrap(self, data_key: bytes, context: Mapping[str, str]) -> bytes:
+        """See the port."""
+        del data_key, context
+        raise MasterKeyUnavailable
+
+    def unwrap(self, wrapped: bytes, context: Mapping[str, str]) -> bytes:
+        """See the port."""
+        del wrapped, context
+        raise MasterKeyUnavailable
+
+
 @contextmanager
 def _changing(path: Path) -> Iterator[None]:
     try:

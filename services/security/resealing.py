@@ -47,8 +47,11 @@ class SealedItems(Protocol):
         Items that exist from the beginning of a walk to its end are all met, whatever is written meanwhile.
         """
 
-    async def replace(self, tenant: str, item: SealedItem, token: bytes) -> bool:
-        """Store ``token`` in the place of ``item.token``, durably; False if something else is there by now, or nothing."""
+    async def replace(self, tenant: str, changes: Sequence[tuple[SealedItem, bytes]]) -> int:
+        """Store each token in the place of its item's, durably, unless something else is there by now, or nothing.
+
+        Returns how many were stored.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +139,19 @@ class Resealer:
         self, tenant: str, items: SealedItems, page: Sequence[SealedItem], state: ResealProgress
     ) -> ResealProgress:
         tokens = await asyncio.to_thread(lambda: [self._reseal(tenant, item) for item in page])
-        replaced = broken = left = 0
-        for item, token in zip(page, tokens, strict=True):
-            if token is None:
-                broken += 1
-            elif token is not item.token:
-                left += 1
-                replaced += await items.replace(tenant, item, token)
+        changes = [
+            (item, token)
+            for item, token in zip(page, tokens, strict=True)
+            if token is not None and token is not item.token
+        ]
+        # One call for a page: each is a wait for a disk.
+        replaced = await items.replace(tenant, changes) if changes else 0
         return replace(
             state,
             after=page[-1].key,
             checked=state.checked + len(page),
-            left=state.left + left,
-            broken=state.broken + broken,
+            left=state.left + len(changes),
+            broken=state.broken + tokens.count(None),
             resealed=state.resealed + replaced,
         )
 

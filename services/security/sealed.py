@@ -26,7 +26,7 @@ from typing import NamedTuple
 import structlog
 from cryptography.fernet import InvalidToken
 
-from services.security.encryption import SealBroken, frame
+from services.security.encryption import KeysShredded, SealBroken, frame
 from services.security.keyring import Keyring
 
 _log = structlog.get_logger(__name__)
@@ -125,6 +125,14 @@ class Sealer:
         """:meth:`open` for many values, in a thread; one that is refused does not keep the others back."""
         listed = list(tokens)
         return await asyncio.to_thread(lambda: [self._open_or_error(tenant, place, token) for place, token in listed])
+
+    async def is_shredded(self, tenant: str) -> bool:
+        """Whether the tenant's keys were destroyed, so that nothing of it can be opened, or sealed, again."""
+        try:
+            await self._keyring.load(tenant)
+        except KeysShredded:
+            return True
+        return False
 
     def _open_or_error(self, tenant: str, place: Place, token: bytes) -> bytes | SealBroken:
         try:

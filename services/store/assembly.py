@@ -12,10 +12,10 @@ from services.runtime.process import Process
 from services.runtime.server import MIB, Service
 from services.store.servicer import StoreServicer
 from services.store.settings import StoreSettings
-from services.vectorstores.ports import VectorStore
+from services.vectorstores.ports import ChunkStore
 
 
-async def assemble(settings: StoreSettings, _process: Process, *, store: VectorStore | None = None) -> Service:
+async def assemble(settings: StoreSettings, _process: Process, *, store: ChunkStore | None = None) -> Service:
     """Open the engines that the settings name (or take ``store``) and put the servicer before them."""
     opened = store or await _open(settings)
     servicer = StoreServicer(opened)
@@ -36,7 +36,7 @@ async def assemble(settings: StoreSettings, _process: Process, *, store: VectorS
     )
 
 
-async def _open(settings: StoreSettings) -> VectorStore:
+async def _open(settings: StoreSettings) -> ChunkStore:
     # Chroma takes a second to import: only the process that owns the index pays for it.
     from services.vectorstores.embedded import open_embedded, open_with_chroma_server  # noqa: PLC0415
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from groundwire.store.v1 import store_service_pb2 as pb
 from services.corpus.errors import Violations
 from services.vectorstores import wire
-from services.vectorstores.ports import Partition, Vector
+from services.vectorstores.ports import Partition, PayloadChange, Vector
 
 
 def parse_deletion(request: pb.DeleteChunksRequest) -> tuple[Partition, str | None, int | None]:
@@ -62,3 +62,24 @@ def parse_fetch(request: pb.FetchChunksRequest) -> Partition:
     violations.require(len(request.chunk_ids) <= wire.MAX_LIMIT, "chunk_ids", f"at most {wire.MAX_LIMIT:,}")
     violations.raise_if_any()
     return partition
+
+
+def parse_listing(request: pb.ListPayloadsRequest) -> tuple[str, tuple[str, str], int]:
+    """The tenant, the place after which the page begins, and the limit."""
+    violations = Violations()
+    violations.require(bool(request.tenant), "tenant", "must not be empty")
+    violations.require(1 <= request.limit <= wire.MAX_PAYLOADS, "limit", f"must be 1 to {wire.MAX_PAYLOADS:,}")
+    violations.raise_if_any()
+    return request.tenant, (request.after.collection, request.after.chunk_id), request.limit
+
+
+def parse_changes(request: pb.ReplacePayloadsRequest) -> tuple[str, list[PayloadChange]]:
+    """The tenant, and what to replace."""
+    violations = Violations()
+    violations.require(bool(request.tenant), "tenant", "must not be empty")
+    violations.require(len(request.changes) <= wire.MAX_PAYLOADS, "changes", f"at most {wire.MAX_PAYLOADS:,}")
+    for i, change in enumerate(request.changes[: wire.MAX_PAYLOADS]):
+        violations.require(bool(change.place.collection), f"changes[{i}].place.collection", "must not be empty")
+        violations.require(bool(change.place.chunk_id), f"changes[{i}].place.chunk_id", "must not be empty")
+    violations.raise_if_any()
+    return request.tenant, list(map(wire.change_from_pb, request.changes))

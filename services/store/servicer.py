@@ -1,4 +1,4 @@
-"""StoreService on the wire: the VectorStore port, one to one."""
+"""StoreService on the wire: the ports of a chunk store, one to one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from interceptors._shapes import Context
 from services.corpus.errors import Violations
 from services.store import convert
 from services.vectorstores import wire
-from services.vectorstores.ports import VectorStore
+from services.vectorstores.ports import ChunkStore
 
 
 class StoreServicer(rpc.StoreServiceServicer):
     """Translates and delegates."""
 
-    def __init__(self, store: VectorStore) -> None:
+    def __init__(self, store: ChunkStore) -> None:
         self._store = store
 
     async def UpsertChunks(self, request: pb.UpsertChunksRequest, context: Context) -> pb.UpsertChunksResponse:
@@ -63,6 +63,17 @@ class StoreServicer(rpc.StoreServiceServicer):
         partition = wire.parse_partition(request.partition, violations)
         violations.raise_if_any()
         return pb.CountChunksResponse(count=await self._store.count_chunks(partition))
+
+    async def ListPayloads(self, request: pb.ListPayloadsRequest, context: Context) -> pb.ListPayloadsResponse:
+        """See the contract."""
+        tenant, after, limit = convert.parse_listing(request)
+        kept = await self._store.list_payloads(tenant, after=after, limit=limit)
+        return pb.ListPayloadsResponse(payloads=map(wire.kept_to_pb, kept))
+
+    async def ReplacePayloads(self, request: pb.ReplacePayloadsRequest, context: Context) -> pb.ReplacePayloadsResponse:
+        """See the contract."""
+        tenant, changes = convert.parse_changes(request)
+        return pb.ReplacePayloadsResponse(replaced=await self._store.replace_payloads(tenant, changes))
 
     async def GetCapabilities(self, request: pb.GetCapabilitiesRequest, context: Context) -> pb.GetCapabilitiesResponse:
         """See the contract."""

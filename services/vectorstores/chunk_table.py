@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from services.corpus.errors import DataLoss, FailedPrecondition, Unavailable
-from services.vectorstores.ports import FetchedChunk, IndexedTerms, Partition, StoredChunk
+from services.vectorstores.ports import FetchedChunk, IndexedTerms, KeptPayload, Partition, PayloadChange, StoredChunk
 
 FORMAT = "1"
 
@@ -165,6 +165,21 @@ class ChunkTable:
             ).fetchall()
         return [IndexedTerms(chunk_id, reader_set, tuple(json.loads(terms))) for chunk_id, terms in rows]
 
+    def replace_payloads(self, tenant: str, changes: Sequence[PayloadChange]) -> int:
+        """Make the changes whose chunk is ready and has what is expected; return how many."""
+        statement = (
+            "UPDATE contents SET payload = ? WHERE payload = ? AND id ="
+            " (SELECT id FROM chunks WHERE partition = ? AND chunk_id = ? AND ready)"
+        )
+        with self._transaction() as db:
+            keys = {name: _key(db, Partition(tenant, name)) for name in {change.collection for change in changes}}
+            return sum(
+                db.execute(
+                    statement, (change.payload, change.expected, keys[change.collection], change.chunk_id)
+                ).rowcount
+                for change in changes
+            )
+
     # --- reads ----------------------------------------------------------------------------------------------------
 
     def dimension(self, partition: Partition) -> int | None:
@@ -198,6 +213,26 @@ class ChunkTable:
         with self._reading() as db:
             by_id = {row[0]: FetchedChunk(*row) for row in _select_ids(db, select, partition, ids)}
         return [by_id[chunk_id] for chunk_id in ids if chunk_id in by_id]
+
+    def payloads(self, tenant: str, after: tuple[str, str], limit: int) -> list[KeptPayload]:
+        """A tenant's ready chunks by (collection, chunk id), those after ``after``."""
+        select = (
+            "SELECT chunk_id, document_id, version, ordinal, reader_set, payload FROM chunks JOIN contents USING (id)"
+            " WHERE partition = ? AND chunk_id > ? AND ready ORDER BY chunk_id LIMIT ?"
+        )
+        found: list[KeptPayload] = []
+        with self._reading() as db:
+            names = db.execute(
+                "SELECT collection, id FROM partitions WHERE tenant = ? AND collection >= ? ORDER BY collection",
+                (tenant, after[0]),
+            ).fetchall()
+            for collection, key in names:
+                last = after[1] if collection == after[0] else ""
+                rows = db.execute(select, (key, last, limit - len(found))).fetchall()
+                found.extend(KeptPayload(collection, FetchedChunk(*row)) for row in rows)
+                if len(found) >= limit:
+                    break
+        return found
 
     def ids_of_reader_sets(self, partition: Partition, reader_sets: Iterable[int]) -> list[str]:
         """The ids of all ready chunks of these reader sets."""

@@ -22,8 +22,10 @@ from services.vectorstores.directory_lock import DirectoryLock
 from services.vectorstores.ports import (
     FetchedChunk,
     IndexedTerms,
+    KeptPayload,
     LexicalIndex,
     Partition,
+    PayloadChange,
     StoreCapabilities,
     StoredChunk,
     StoreHit,
@@ -44,7 +46,7 @@ _DEEPEN = 4
 
 
 class IndexedStore:
-    """Implements VectorStore over three synchronous engines, in threads of its own: one writes, several read.
+    """Implements ChunkStore over three synchronous engines, in threads of its own: one writes, several read.
 
     ``lock`` is released after everything is closed. ``exact_limit`` is the largest allowed set (in chunks) that
     is ever searched by brute force.
@@ -136,6 +138,16 @@ class IndexedStore:
     async def fetch_chunks(self, partition: Partition, chunk_ids: Sequence[str]) -> list[FetchedChunk]:
         """The named chunks, in the order asked; unknown ids are left out."""
         return await self._run(self._readers, lambda: self._chunks.fetch(partition, chunk_ids))
+
+    async def list_payloads(
+        self, tenant: str, *, after: tuple[str, str] = ("", ""), limit: int = 100
+    ) -> list[KeptPayload]:
+        """A page of all payloads of a tenant, as they are kept."""
+        return await self._run(self._readers, lambda: self._chunks.payloads(tenant, after, limit))
+
+    async def replace_payloads(self, tenant: str, changes: Sequence[PayloadChange]) -> int:
+        """Put other payloads in the place of those that are as expected; return how many."""
+        return await self._run(self._writer, lambda: self._chunks.replace_payloads(tenant, changes))
 
     async def count_chunks(self, partition: Partition) -> int:
         """How many chunks the partition holds."""

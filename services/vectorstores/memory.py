@@ -13,7 +13,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from services.vectorstores.checks import check_chunks, check_query_vector
-from services.vectorstores.ports import FetchedChunk, Partition, StoreCapabilities, StoredChunk, StoreHit, Vector
+from services.vectorstores.ports import (
+    FetchedChunk,
+    KeptPayload,
+    Partition,
+    PayloadChange,
+    StoreCapabilities,
+    StoredChunk,
+    StoreHit,
+    Vector,
+)
 
 # The constants that tantivy has built in, so that both lexical engines rank alike.
 BM25_K1 = 1.2
@@ -29,7 +38,7 @@ class _Shelf:
 
 
 class MemoryVectorStore:
-    """Implements the VectorStore port in memory; nothing survives the process."""
+    """Implements the ChunkStore port in memory; nothing survives the process."""
 
     def __init__(self) -> None:
         self._shelves: dict[Partition, _Shelf] = {}
@@ -118,7 +127,31 @@ class MemoryVectorStore:
         """The named chunks, in the order asked; unknown ids are left out."""
         shelf = self._shelves.get(partition)
         found = [shelf.chunks[chunk_id] for chunk_id in chunk_ids if chunk_id in shelf.chunks] if shelf else []
-        return [FetchedChunk(c.chunk_id, c.document_id, c.version, c.ordinal, c.reader_set, c.payload) for c in found]
+        return [_fetched(chunk) for chunk in found]
+
+    async def list_payloads(
+        self, tenant: str, *, after: tuple[str, str] = ("", ""), limit: int = 100
+    ) -> list[KeptPayload]:
+        """See the port."""
+        kept = [
+            KeptPayload(partition.collection, _fetched(chunk))
+            for partition, shelf in self._shelves.items()
+            if partition.tenant == tenant
+            for chunk in shelf.chunks.values()
+            if (partition.collection, chunk.chunk_id) > after
+        ]
+        return sorted(kept, key=lambda found: (found.collection, found.chunk.chunk_id))[:limit]
+
+    async def replace_payloads(self, tenant: str, changes: Sequence[PayloadChange]) -> int:
+        """See the port."""
+        replaced = 0
+        for change in changes:
+            shelf = self._shelves.get(Partition(tenant, change.collection))
+            chunk = shelf.chunks.get(change.chunk_id) if shelf else None
+            if shelf is not None and chunk is not None and chunk.payload == change.expected:
+                shelf.chunks[change.chunk_id] = replace(chunk, payload=change.payload)
+                replaced += 1
+        return replaced
 
     async def count_chunks(self, partition: Partition) -> int:
         """How many chunks the partition holds."""
@@ -132,6 +165,12 @@ class MemoryVectorStore:
     async def close(self) -> None:
         """Forget everything."""
         self._shelves.clear()
+
+
+def _fetched(chunk: StoredChunk) -> FetchedChunk:
+    return FetchedChunk(
+        chunk.chunk_id, chunk.document_id, chunk.version, chunk.ordinal, chunk.reader_set, chunk.payload
+    )
 
 
 def _allowed(shelf: _Shelf, reader_sets: frozenset[int] | None) -> list[StoredChunk]:

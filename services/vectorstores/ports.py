@@ -88,6 +88,24 @@ class FetchedChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptPayload:
+    """A chunk with its payload as it is kept, and the collection that it belongs to."""
+
+    collection: str
+    chunk: FetchedChunk
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadChange:
+    """Put ``payload`` in the place of ``expected``, which is what the chunk had when it was looked at."""
+
+    collection: str
+    chunk_id: str
+    expected: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class StoreCapabilities:
     """What an adapter can do: callers skip what it cannot instead of failing."""
 
@@ -141,6 +159,33 @@ class VectorStore(Protocol):
 
     async def close(self) -> None:
         """Release files and connections; everything written is durable before this returns."""
+
+
+class PayloadPages(Protocol):
+    """What re-encryption needs of a store: all payloads of a tenant as they are kept, and others in their place.
+
+    It stands apart from :class:`VectorStore`, because a store that seals what goes through it hides just this.
+    Methods may raise Unavailable; repeating them does no harm.
+    """
+
+    async def list_payloads(
+        self, tenant: str, *, after: tuple[str, str] = ("", ""), limit: int = 100
+    ) -> list[KeptPayload]:
+        """At most ``limit`` by (collection, chunk id) in the order of their code points, those after ``after``.
+
+        None is the end. Chunks that exist from the beginning of a walk to its end are all met, once each, whatever is
+        written meanwhile.
+        """
+
+    async def replace_payloads(self, tenant: str, changes: Sequence[PayloadChange]) -> int:
+        """Make those changes whose chunk still has what is expected, durably; return how many.
+
+        Nothing else of a chunk changes, and what a search finds neither.
+        """
+
+
+class ChunkStore(VectorStore, PayloadPages, Protocol):
+    """A store that keeps payloads itself, or speaks for one that does."""
 
 
 # --- the engines inside an IndexedStore; synchronous, called from worker threads ----------------------------------

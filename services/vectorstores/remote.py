@@ -11,7 +11,16 @@ from groundwire.store.v1 import store_service_pb2 as pb
 from groundwire.store.v1 import store_service_pb2_grpc as rpc
 from services.corpus.errors import GroundwireError
 from services.vectorstores import wire
-from services.vectorstores.ports import FetchedChunk, Partition, StoreCapabilities, StoredChunk, StoreHit, Vector
+from services.vectorstores.ports import (
+    FetchedChunk,
+    KeptPayload,
+    Partition,
+    PayloadChange,
+    StoreCapabilities,
+    StoredChunk,
+    StoreHit,
+    Vector,
+)
 
 if TYPE_CHECKING:
     from groundwire.store.v1.store_service_pb2_grpc import StoreServiceAsyncStub
@@ -20,10 +29,11 @@ _T = TypeVar("_T")
 # A message holds about this many chunks' worth of bytes; more are sent in several calls.
 _BYTES_PER_CALL = 8 * 1024 * 1024
 _IDS_PER_CALL = 5_000
+_PAYLOADS_PER_CALL = 500
 
 
 class RemoteVectorStore:
-    """Implements the VectorStore port by calling a StoreService over ``channel``, which it owns.
+    """Implements the ChunkStore port by calling a StoreService over ``channel``, which it owns.
 
     ``to_error`` says what a failed call means.
     """
@@ -103,6 +113,23 @@ class RemoteVectorStore:
             response = await self._call(self._stub.FetchChunks(request))
             fetched.extend(map(wire.fetched_from_pb, response.chunks))
         return fetched
+
+    async def list_payloads(
+        self, tenant: str, *, after: tuple[str, str] = ("", ""), limit: int = 100
+    ) -> list[KeptPayload]:
+        """See the port."""
+        place = pb.PayloadPlace(collection=after[0], chunk_id=after[1])
+        request = pb.ListPayloadsRequest(tenant=tenant, after=place, limit=min(limit, wire.MAX_PAYLOADS))
+        return list(map(wire.kept_from_pb, (await self._call(self._stub.ListPayloads(request))).payloads))
+
+    async def replace_payloads(self, tenant: str, changes: Sequence[PayloadChange]) -> int:
+        """See the port."""
+        replaced = 0
+        for start in range(0, len(changes), _PAYLOADS_PER_CALL):
+            batch = map(wire.change_to_pb, changes[start : start + _PAYLOADS_PER_CALL])
+            request = pb.ReplacePayloadsRequest(tenant=tenant, changes=batch)
+            replaced += (await self._call(self._stub.ReplacePayloads(request))).replaced
+        return replaced
 
     async def count_chunks(self, partition: Partition) -> int:
         """See the port."""

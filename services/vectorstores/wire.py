@@ -8,9 +8,18 @@ import numpy as np
 
 from groundwire.store.v1 import store_service_pb2 as pb
 from services.corpus.errors import Violations
-from services.vectorstores.ports import FetchedChunk, Partition, StoredChunk, StoreHit, Vector
+from services.vectorstores.ports import (
+    FetchedChunk,
+    KeptPayload,
+    Partition,
+    PayloadChange,
+    StoredChunk,
+    StoreHit,
+    Vector,
+)
 
 MAX_LIMIT = 10_000
+MAX_PAYLOADS = 1_000
 _FLOAT32 = np.dtype("<f4")
 
 
@@ -89,6 +98,27 @@ def fetched_from_pb(message: pb.FetchedChunk) -> FetchedChunk:
         reader_set=message.reader_set,
         payload=message.payload,
     )
+
+
+def kept_to_pb(kept: KeptPayload) -> pb.KeptPayload:
+    """Shape a kept payload for the wire."""
+    return pb.KeptPayload(collection=kept.collection, chunk=fetched_to_pb(kept.chunk))
+
+
+def kept_from_pb(message: pb.KeptPayload) -> KeptPayload:
+    """Read a kept payload."""
+    return KeptPayload(message.collection, fetched_from_pb(message.chunk))
+
+
+def change_to_pb(change: PayloadChange) -> pb.PayloadChange:
+    """Shape a change for the wire."""
+    place = pb.PayloadPlace(collection=change.collection, chunk_id=change.chunk_id)
+    return pb.PayloadChange(place=place, expected=change.expected, payload=change.payload)
+
+
+def change_from_pb(message: pb.PayloadChange) -> PayloadChange:
+    """Read a change."""
+    return PayloadChange(message.place.collection, message.place.chunk_id, message.expected, message.payload)
 
 
 def reader_sets_to_pb(reader_sets: frozenset[int] | None) -> pb.ReaderSets | None:

@@ -14,17 +14,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.catalog.details import KeptDetails
 from services.catalog.memory import MemoryCatalog
 from services.catalog.ports import Catalog
 from services.catalog.sql import SqlCatalog
 from services.corpus.document import Collection, Document, DocumentState, MediaType
-from services.corpus.errors import AlreadyExists, FailedPrecondition, GroundwireError, NotFound, Unavailable
+from services.corpus.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    GroundwireError,
+    KeysDestroyed,
+    NotFound,
+    Unavailable,
+)
 from services.corpus.filter import Equals, In, Not, Range
 from services.corpus.principal import EVERYBODY, Access
 from services.security.key_stores import MemoryKeyStore
 from services.security.keyring import Keyring
 from services.security.master_keys import SecretMasterKey
-from services.security.sealed import Sealer
+from services.security.sealed import Refusal, RefusedBecause, Sealer
 
 NOW = datetime(2026, 5, 17, 12, 30, 15, 123456, tzinfo=UTC)
 ALICE = frozenset({EVERYBODY, "user:alice", "group:hr"})
@@ -539,3 +548,109 @@ async def test_the_catalog_is_private(tmp_path: Path) -> None:
     catalog = await SqlCatalog.open_sqlite(path)
     assert path.parent.stat().st_mode & 0o077 == 0
     await catalog.close()
+
+
+# --- what is kept sealed ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def sealed(tmp_path: Path) -> AsyncIterator[tuple[SqlCatalog, Keyring, list[Refusal]]]:
+    keyring = Keyring(SecretMasterKey.generate(), MemoryKeyStore(), staleness=0.0)
+    refusals: list[Refusal] = []
+    opened = await SqlCatalog.open_sqlite(
+        tmp_path / "catalog.sqlite3", cipher=Sealer(keyring, on_refused=refusals.append)
+    )
+    yield opened, keyring, refusals
+    await opened.close()
+
+
+Sealed = tuple[SqlCatalog, Keyring, list[Refusal]]
+
+
+def swap(path: Path, one: tuple[str, str], other: tuple[str, str]) -> None:
+    """Let two documents (tenant, id) have each other's details."""
+    connection = sqlite3.connect(path)
+    where = "WHERE tenant = ? AND document_id = ?"
+    (first,), (second,) = (
+        connection.execute(f"SELECT details FROM documents {where}", key).fetchone() for key in (one, other)
+    )
+    for details, key in ((second, one), (first, other)):
+        connection.execute(f"UPDATE documents SET details = ? {where}", (details, *key))
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("other", "because"),
+    [(("t", "b"), RefusedBecause.MOVED), (("u", "a"), RefusedBecause.DAMAGED)],
+    ids=["in one tenant", "across tenants"],
+)
+async def test_swapped_details_are_refused_and_the_others_are_found(
+    sealed: Sealed, tmp_path: Path, other: tuple[str, str], because: RefusedBecause
+) -> None:
+    catalog, _, refusals = sealed
+    for tenant in ("t", "u"):
+        for name in ("a", "b", "c"):
+            await put(catalog, document(name, tenant=tenant))
+    swap(tmp_path / "catalog.sqlite3", ("t", "a"), other)
+    left = {"a", "b", "c"} - {name for tenant, name in (("t", "a"), other) if tenant == "t"}
+    assert set(await catalog.find_readable("t", "c", ["a", "b", "c"], ALICE)) == left
+    assert {found.document_id for found in await catalog.list_readable("t", "c", ALICE)} == left
+    with pytest.raises(DataLoss):
+        await catalog.get_document("t", "c", "a")
+    assert {refusal.because for refusal in refusals} == {because}
+    assert {(refusal.tenant, refusal.place.document_id) for refusal in refusals} >= {("t", "a")}
+    # Taking it in again is the remedy.
+    await put(catalog, document("a"))
+    assert "a" in await catalog.find_readable("t", "c", ["a"], ALICE)
+
+
+async def test_broken_details_do_not_end_a_listing(sealed: Sealed, tmp_path: Path) -> None:
+    catalog, _, _ = sealed
+    for i in range(210):
+        await put(catalog, document(f"d{i:03}"))
+    connection = sqlite3.connect(tmp_path / "catalog.sqlite3")
+    connection.execute("UPDATE documents SET details = x'00' WHERE document_id < 'd205'")
+    connection.commit()
+    connection.close()
+    listed = await catalog.list_readable("t", "c", ALICE, limit=3)
+    assert [found.document_id for found in listed] == ["d205", "d206", "d207"]
+
+
+async def test_nothing_is_found_of_a_tenant_whose_keys_were_destroyed(sealed: Sealed) -> None:
+    catalog, keyring, refusals = sealed
+    for tenant in ("t", "u"):
+        await put(catalog, document("a", tenant=tenant))
+    keyring.shred("t")
+    assert await catalog.find_readable("t", "c", ["a"], ALICE) == {}
+    assert await catalog.list_readable("t", "c", ALICE) == []
+    with pytest.raises(KeysDestroyed) as destroyed:
+        await catalog.get_document("t", "c", "a")
+    assert destroyed.value.reason == "KEYS_DESTROYED"
+    plan = await catalog.plan_version("t", "c", "a", TO_ALL)
+    with pytest.raises(KeysDestroyed):
+        await catalog.activate_version(document("a", plan.version))
+    assert await catalog.find_readable("u", "c", ["a"], ALICE)
+    assert refusals == []
+
+
+async def test_details_are_walked_over_and_replaced_where_they_did_not_change(sealed: Sealed) -> None:
+    catalog, _, _ = sealed
+    for name in ("b", "a", "c", "é", "d"):
+        await put(catalog, document(name))
+        await put(catalog, replace(document(name), collection="other"))
+    await put(catalog, document("x", tenant="u"))
+    await catalog.mark_deleted("t", "c", "b")
+    walked: list[KeptDetails] = []
+    after = ("", "")
+    while page := await catalog.list_details("t", after=after, limit=3):
+        walked.extend(page)
+        after = (page[-1].collection, page[-1].document_id)
+    names = ["a", "b", "c", "d", "é"]
+    assert [(kept.collection, kept.document_id) for kept in walked] == [(c, n) for c in ("c", "other") for n in names]
+    await put(catalog, document("a"))
+    assert await catalog.replace_details("t", [(kept, b"new") for kept in walked[:2]]) == 1
+    kept = {found.document_id: found for found in await catalog.list_details("t", limit=5)}
+    assert kept["b"].details == b"new"
+    assert kept["a"].version == 2
+    assert await catalog.tenant_size("t") == (10, 30)

@@ -32,8 +32,20 @@ from services.security.sealed import Sealer
 from services.store.assembly import assemble
 from services.store.settings import StoreSettings
 from services.vectorstores.embedded import open_embedded, open_with_chroma_server
+from services.vectorstores.indexed import IndexedStore
 from services.vectorstores.memory import MemoryVectorStore
-from services.vectorstores.ports import FetchedChunk, Partition, StoredChunk, StoreHit, Vector, VectorStore
+from services.vectorstores.ports import (
+    ChunkStore,
+    FetchedChunk,
+    KeptPayload,
+    Partition,
+    PayloadChange,
+    StoredChunk,
+    StoreHit,
+    Vector,
+    VectorStore,
+)
+from services.vectorstores.remote import RemoteVectorStore
 
 DIMENSION = 8
 _numbers = itertools.count()
@@ -553,6 +565,120 @@ async def test_writes_from_many_tasks_all_arrive(store: VectorStore, partition: 
         assert await store.count_chunks(p) == 8
         assert len(await store.search_dense(p, direction(0), 20, None)) == 8
         assert len(await store.search_lexical(p, ["word"], 20, None)) == 8
+
+
+# --- payloads as they are kept ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keeper(store: VectorStore) -> ChunkStore:
+    if isinstance(store, SealedVectorStore):
+        pytest.skip("what seals hides payloads as they are kept")
+    assert isinstance(store, MemoryVectorStore | IndexedStore | RemoteVectorStore)
+    return store
+
+
+async def walk(store: ChunkStore, tenant: str, limit: int) -> list[KeptPayload]:
+    found: list[KeptPayload] = []
+    while page := await store.list_payloads(tenant, after=place(found[-1]) if found else ("", ""), limit=limit):
+        assert len(page) <= limit
+        found.extend(page)
+    return found
+
+
+def place(kept: KeptPayload) -> tuple[str, str]:
+    return kept.collection, kept.chunk.chunk_id
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+async def test_a_walk_meets_every_payload_of_the_tenant_in_order(
+    keeper: ChunkStore, partition: Partition, limit: int
+) -> None:
+    tenant = partition.tenant
+    collections = ("default", "Z", "über", "z", "\U0001f600")
+    for name in collections:
+        chunks = [chunk(i, document=f"d{i}", readers=i, payload=f"{name} {i}".encode()) for i in (2, 10, 0)]
+        await keeper.upsert_chunks(Partition(tenant, name), chunks)
+    await keeper.upsert_chunks(Partition(f"{tenant}x", "default"), [chunk(9)])
+    found = await walk(keeper, tenant, limit)
+    expected = sorted((name, f"d{i}#1.{i}") for name in collections for i in (0, 2, 10))
+    assert [place(kept) for kept in found] == expected
+    for kept in found:
+        i = kept.chunk.ordinal
+        payload = f"{kept.collection} {i}".encode()
+        assert kept.chunk == FetchedChunk(f"d{i}#1.{i}", f"d{i}", 1, i, i, payload)
+    assert await keeper.list_payloads(f"{tenant}y") == []
+
+
+async def test_payloads_are_replaced_where_they_are_as_expected(keeper: ChunkStore, partition: Partition) -> None:
+    tenant, name = partition.tenant, partition.collection
+    await keeper.upsert_chunks(partition, [chunk(i, readers=3, payload=b"old %d" % i) for i in range(3)])
+    stranger = Partition(f"{tenant}x", name)
+    await keeper.upsert_chunks(stranger, [chunk(0, payload=b"old 0")])
+    changes = [
+        PayloadChange(name, "d#1.0", b"old 0", b"new 0"),
+        PayloadChange(name, "d#1.1", b"something else", b"lost"),
+        PayloadChange(name, "d#1.9", b"old 9", b"lost"),
+        PayloadChange("elsewhere", "d#1.2", b"old 2", b"lost"),
+    ]
+    assert await keeper.replace_payloads(tenant, changes) == 1
+    assert await keeper.replace_payloads(tenant, changes) == 0
+    assert await keeper.replace_payloads(tenant, []) == 0
+    ids_ = ["d#1.0", "d#1.1", "d#1.2"]
+    fetched = await keeper.fetch_chunks(partition, ids_)
+    assert [found.payload for found in fetched] == [b"new 0", b"old 1", b"old 2"]
+    assert [found.payload for found in await keeper.fetch_chunks(stranger, ids_)] == [b"old 0"]
+    # Nothing else has changed, and it is found as before.
+    assert {(found.reader_set, found.version) for found in fetched} == {(3, 1)}
+    assert ids(await keeper.search_dense(partition, direction(0), 9, frozenset({3}))) == ids_
+    assert sorted(ids(await keeper.search_lexical(partition, ["word"], 9, frozenset({3})))) == ids_
+    assert await keeper.count_chunks(partition) == 3
+
+
+async def test_a_walk_meets_what_stays_whatever_is_written_meanwhile(keeper: ChunkStore, partition: Partition) -> None:
+    tenant = partition.tenant
+    parts = [partition, Partition(tenant, "e")]
+    stay = {(part.collection, f"m{i}#1.{i}") for part in parts for i in range(12)}
+    for part in parts:
+        await keeper.upsert_chunks(part, [chunk(i, document=f"m{i}") for i in range(12)])
+        await keeper.upsert_chunks(part, [chunk(i, document=f"a{i}") for i in range(4)])
+    met: list[tuple[str, str]] = []
+    turn = 0
+    while page := await keeper.list_payloads(tenant, after=met[-1] if met else ("", ""), limit=5):
+        met.extend(map(place, page))
+        # Before and after the place where the walk is: new ones, replaced ones, and some that go.
+        part = parts[turn % 2]
+        await keeper.upsert_chunks(part, [chunk(0, document=f"b{turn}"), chunk(0, document=f"z{turn}")])
+        await keeper.upsert_chunks(part, [chunk(turn, document=f"m{turn}", payload=b"again")])
+        await keeper.delete_chunks(part, f"a{turn}")
+        turn += 1
+    assert stay <= set(met)
+    assert len(set(met)) == len(met)
+
+
+async def test_payloads_and_whole_chunks_are_replaced_at_the_same_time(
+    keeper: ChunkStore, partition: Partition
+) -> None:
+    """A change that lost against a write is not made: the written payload stays."""
+    name, count = partition.collection, 24
+    await keeper.upsert_chunks(partition, [chunk(i, payload=b"old") for i in range(count)])
+
+    async def rewrite() -> None:
+        for i in range(0, count, 2):
+            await keeper.upsert_chunks(partition, [chunk(i, payload=b"written")])
+
+    async def reseal() -> int:
+        return sum(
+            [
+                await keeper.replace_payloads(partition.tenant, [PayloadChange(name, f"d#1.{i}", b"old", b"new")])
+                for i in range(count)
+            ]
+        )
+
+    _, replaced = await asyncio.gather(rewrite(), reseal())
+    fetched = await keeper.fetch_chunks(partition, [f"d#1.{i}" for i in range(count)])
+    assert [found.payload for found in fetched] == [b"written" if i % 2 == 0 else b"new" for i in range(count)]
+    assert count // 2 <= replaced <= count
 
 
 async def test_capabilities(store: VectorStore) -> None:

@@ -111,7 +111,10 @@ class Items:
         self._call()
         return [self.rows[key] for key in sorted(self.rows) if key > after][:limit]
 
-    async def replace(self, tenant: str, item: SealedItem, token: bytes) -> bool:
+    async def replace(self, tenant: str, changes: Sequence[tuple[SealedItem, bytes]]) -> int:
+        return sum([self._replace(item, token) for item, token in changes])
+
+    def _replace(self, item: SealedItem, token: bytes) -> bool:
         self._call()
         if self.rows[item.key].token != item.token:
             return False

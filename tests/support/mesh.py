@@ -46,7 +46,7 @@ from services.runtime.settings import Addresses, DevelopmentOptions, Settings
 from services.store import assembly as store
 from services.store.settings import StoreSettings
 from services.vectorstores.memory import MemoryVectorStore
-from services.vectorstores.ports import VectorStore
+from services.vectorstores.ports import ChunkStore
 
 if TYPE_CHECKING:
     from groundwire.generation.v1.generation_service_pb2_grpc import GenerationServiceAsyncStub
@@ -76,7 +76,7 @@ class Mesh:
     """A running mesh. Everybody who calls it is ``SUBJECT``, member of ``GROUP``."""
 
     catalog: Catalog
-    vectors: VectorStore
+    vectors: ChunkStore
     servers: dict[str, Server] = field(default_factory=dict)
     channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
 
@@ -169,7 +169,7 @@ async def ended(call: Any) -> Ended:
 
 @asynccontextmanager
 async def open_mesh(
-    *, catalog: Catalog | None = None, vectors: VectorStore | None = None, names: Sequence[str] = NAMES
+    *, catalog: Catalog | None = None, vectors: ChunkStore | None = None, names: Sequence[str] = NAMES
 ) -> AsyncIterator[Mesh]:
     """Start the mesh (or some of its services); everything ends with the context."""
     # A directory of its own with a short name: a unix socket's path must not exceed 108 bytes.

@@ -229,8 +229,11 @@ class Items:
         self.before("page", after)
         return [self.rows[key] for key in sorted(self.rows) if key > after][:limit]
 
-    async def replace(self, tenant: str, item: SealedItem, token: bytes) -> bool:
+    async def replace(self, tenant: str, changes: Sequence[tuple[SealedItem, bytes]]) -> int:
         assert tenant == "acme"
+        return sum([self._replace(item, token) for item, token in changes])
+
+    def _replace(self, item: SealedItem, token: bytes) -> bool:
         self.before("replace", item.key)
         known = self.rows.get(item.key)
         if known is None or known.token != item.token:

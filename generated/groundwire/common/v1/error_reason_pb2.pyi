@@ -101,6 +101,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A defect of ours. The request id in the metadata finds it in the logs. INTERNAL.
         { "reason": "INTERNAL", "domain": "groundwire", "metadata": { "request_id": "…" } }
     """
+    ERROR_REASON_KEYS_DESTROYED: _ErrorReason.ValueType  # 20
+    """The tenant's encryption keys were destroyed on purpose: its data cannot be read again. FAILED_PRECONDITION.
+        { "reason": "KEYS_DESTROYED", "domain": "groundwire" }
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, for programs: the `reason` of the google.rpc.ErrorInfo in the status details, without the
@@ -185,5 +189,9 @@ ERROR_REASON_DATA_LOSS: ErrorReason.ValueType  # 18
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """A defect of ours. The request id in the metadata finds it in the logs. INTERNAL.
     { "reason": "INTERNAL", "domain": "groundwire", "metadata": { "request_id": "…" } }
+"""
+ERROR_REASON_KEYS_DESTROYED: ErrorReason.ValueType  # 20
+"""The tenant's encryption keys were destroyed on purpose: its data cannot be read again. FAILED_PRECONDITION.
+    { "reason": "KEYS_DESTROYED", "domain": "groundwire" }
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

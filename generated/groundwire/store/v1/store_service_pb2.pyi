@@ -579,6 +579,198 @@ class CountChunksResponse(_message.Message):
 Global___CountChunksResponse: _TypeAlias = CountChunksResponse  # noqa: Y015
 
 @_typing.final
+class PayloadPlace(_message.Message):
+    """A place in the walk over a tenant's payloads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    CHUNK_ID_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection."""
+    chunk_id: _builtins.str
+    """The chunk."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        chunk_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_id", b"chunk_id", "collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PayloadPlace: _TypeAlias = PayloadPlace  # noqa: Y015
+
+@_typing.final
+class ListPayloadsRequest(_message.Message):
+    """Where the next page of a walk begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    limit: _builtins.int
+    """How many at most, 1 to 1,000."""
+    @_builtins.property
+    def after(self) -> Global___PayloadPlace:
+        """The last place of the page before; absent for the first page."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        after: Global___PayloadPlace | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPayloadsRequest: _TypeAlias = ListPayloadsRequest  # noqa: Y015
+
+@_typing.final
+class ListPayloadsResponse(_message.Message):
+    """A page of payloads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAYLOADS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def payloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptPayload]:
+        """The payloads, in order; none is the end of the walk."""
+
+    def __init__(
+        self,
+        *,
+        payloads: _abc.Iterable[Global___KeptPayload] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payloads", b"payloads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPayloadsResponse: _TypeAlias = ListPayloadsResponse  # noqa: Y015
+
+@_typing.final
+class KeptPayload(_message.Message):
+    """A payload where it is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Its collection."""
+    @_builtins.property
+    def chunk(self) -> Global___FetchedChunk:
+        """The chunk as it is now."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        chunk: Global___FetchedChunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptPayload: _TypeAlias = KeptPayload  # noqa: Y015
+
+@_typing.final
+class ReplacePayloadsRequest(_message.Message):
+    """Which payloads to replace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayloadChange]:
+        """What to replace, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        changes: _abc.Iterable[Global___PayloadChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplacePayloadsRequest: _TypeAlias = ReplacePayloadsRequest  # noqa: Y015
+
+@_typing.final
+class PayloadChange(_message.Message):
+    """One payload in another's place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    expected: _builtins.bytes
+    """What must still be there."""
+    payload: _builtins.bytes
+    """What shall be there."""
+    @_builtins.property
+    def place(self) -> Global___PayloadPlace:
+        """Where."""
+
+    def __init__(
+        self,
+        *,
+        place: Global___PayloadPlace | None = ...,
+        expected: _builtins.bytes = ...,
+        payload: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected", "payload", b"payload", "place", b"place"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PayloadChange: _TypeAlias = PayloadChange  # noqa: Y015
+
+@_typing.final
+class ReplacePayloadsResponse(_message.Message):
+    """What was replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLACED_FIELD_NUMBER: _builtins.int
+    replaced: _builtins.int
+    """How many; the others had changed or gone meanwhile."""
+    def __init__(
+        self,
+        *,
+        replaced: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replaced", b"replaced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplacePayloadsResponse: _TypeAlias = ReplacePayloadsResponse  # noqa: Y015
+
+@_typing.final
 class GetCapabilitiesRequest(_message.Message):
     """Nothing to say."""
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class StoreServiceStub:
-    """An embedded index as a service: the VectorStore port, one to one, so that one process owns the files and any
+    """An embedded index as a service: the ports of a chunk store, one to one, so that one process owns the files and any
     number of services use them. Internal: only services of the mesh may call it.
 
     Errors of every method: UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT, FAILED_PRECONDITION (a vector's
@@ -74,6 +74,16 @@ class StoreServiceStub:
                 request_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.CountChunksRequest.SerializeToString,
                 response_deserializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.CountChunksResponse.FromString,
                 _registered_method=True)
+        self.ListPayloads = channel.unary_unary(
+                '/groundwire.store.v1.StoreService/ListPayloads',
+                request_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ListPayloadsRequest.SerializeToString,
+                response_deserializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ListPayloadsResponse.FromString,
+                _registered_method=True)
+        self.ReplacePayloads = channel.unary_unary(
+                '/groundwire.store.v1.StoreService/ReplacePayloads',
+                request_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsRequest.SerializeToString,
+                response_deserializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsResponse.FromString,
+                _registered_method=True)
         self.GetCapabilities = channel.unary_unary(
                 '/groundwire.store.v1.StoreService/GetCapabilities',
                 request_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.GetCapabilitiesRequest.SerializeToString,
@@ -82,7 +92,7 @@ class StoreServiceStub:
 
 
 class StoreServiceServicer:
-    """An embedded index as a service: the VectorStore port, one to one, so that one process owns the files and any
+    """An embedded index as a service: the ports of a chunk store, one to one, so that one process owns the files and any
     number of services use them. Internal: only services of the mesh may call it.
 
     Errors of every method: UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT, FAILED_PRECONDITION (a vector's
@@ -138,6 +148,21 @@ class StoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPayloads(self, request, context):
+        """ListPayloads walks over all of a tenant's payloads, for re-encryption: by collection, then by chunk id. Chunks that
+        exist from the beginning of a walk to its end are all met, whatever is written meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplacePayloads(self, request, context):
+        """ReplacePayloads puts other payloads in the place of those that are still as expected; durable when it returns.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCapabilities(self, request, context):
         """GetCapabilities says what the engine behind this store can do.
         """
@@ -183,6 +208,16 @@ def add_StoreServiceServicer_to_server(servicer, server):
                     request_deserializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.CountChunksRequest.FromString,
                     response_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.CountChunksResponse.SerializeToString,
             ),
+            'ListPayloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPayloads,
+                    request_deserializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ListPayloadsRequest.FromString,
+                    response_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ListPayloadsResponse.SerializeToString,
+            ),
+            'ReplacePayloads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplacePayloads,
+                    request_deserializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsRequest.FromString,
+                    response_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsResponse.SerializeToString,
+            ),
             'GetCapabilities': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapabilities,
                     request_deserializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.GetCapabilitiesRequest.FromString,
@@ -197,7 +232,7 @@ def add_StoreServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StoreService:
-    """An embedded index as a service: the VectorStore port, one to one, so that one process owns the files and any
+    """An embedded index as a service: the ports of a chunk store, one to one, so that one process owns the files and any
     number of services use them. Internal: only services of the mesh may call it.
 
     Errors of every method: UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT, FAILED_PRECONDITION (a vector's
@@ -383,6 +418,60 @@ class StoreService:
             '/groundwire.store.v1.StoreService/CountChunks',
             groundwire_dot_store_dot_v1_dot_store__service__pb2.CountChunksRequest.SerializeToString,
             groundwire_dot_store_dot_v1_dot_store__service__pb2.CountChunksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPayloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/groundwire.store.v1.StoreService/ListPayloads',
+            groundwire_dot_store_dot_v1_dot_store__service__pb2.ListPayloadsRequest.SerializeToString,
+            groundwire_dot_store_dot_v1_dot_store__service__pb2.ListPayloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplacePayloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/groundwire.store.v1.StoreService/ReplacePayloads',
+            groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsRequest.SerializeToString,
+            groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class StoreServiceStub:
-    """An embedded index as a service: the VectorStore port, one to one, so that one process owns the files and any
+    """An embedded index as a service: the ports of a chunk store, one to one, so that one process owns the files and any
     number of services use them. Internal: only services of the mesh may call it.
 
     Errors of every method: UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT, FAILED_PRECONDITION (a vector's
@@ -52,12 +52,18 @@ class StoreServiceStub:
     """FetchChunks gives the named chunks back, in the order asked; unknown ids are left out."""
     CountChunks: _grpc.UnaryUnaryMultiCallable[_store_service_pb2.CountChunksRequest, _store_service_pb2.CountChunksResponse]
     """CountChunks says how many chunks a partition holds."""
+    ListPayloads: _grpc.UnaryUnaryMultiCallable[_store_service_pb2.ListPayloadsRequest, _store_service_pb2.ListPayloadsResponse]
+    """ListPayloads walks over all of a tenant's payloads, for re-encryption: by collection, then by chunk id. Chunks that
+    exist from the beginning of a walk to its end are all met, whatever is written meanwhile.
+    """
+    ReplacePayloads: _grpc.UnaryUnaryMultiCallable[_store_service_pb2.ReplacePayloadsRequest, _store_service_pb2.ReplacePayloadsResponse]
+    """ReplacePayloads puts other payloads in the place of those that are still as expected; durable when it returns."""
     GetCapabilities: _grpc.UnaryUnaryMultiCallable[_store_service_pb2.GetCapabilitiesRequest, _store_service_pb2.GetCapabilitiesResponse]
     """GetCapabilities says what the engine behind this store can do."""
 
 @_typing.type_check_only
 class StoreServiceAsyncStub(StoreServiceStub):
-    """An embedded index as a service: the VectorStore port, one to one, so that one process owns the files and any
+    """An embedded index as a service: the ports of a chunk store, one to one, so that one process owns the files and any
     number of services use them. Internal: only services of the mesh may call it.
 
     Errors of every method: UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT, FAILED_PRECONDITION (a vector's
@@ -79,11 +85,17 @@ class StoreServiceAsyncStub(StoreServiceStub):
     """FetchChunks gives the named chunks back, in the order asked; unknown ids are left out."""
     CountChunks: _aio.UnaryUnaryMultiCallable[_store_service_pb2.CountChunksRequest, _store_service_pb2.CountChunksResponse]  # type: ignore[assignment]
     """CountChunks says how many chunks a partition holds."""
+    ListPayloads: _aio.UnaryUnaryMultiCallable[_store_service_pb2.ListPayloadsRequest, _store_service_pb2.ListPayloadsResponse]  # type: ignore[assignment]
+    """ListPayloads walks over all of a tenant's payloads, for re-encryption: by collection, then by chunk id. Chunks that
+    exist from the beginning of a walk to its end are all met, whatever is written meanwhile.
+    """
+    ReplacePayloads: _aio.UnaryUnaryMultiCallable[_store_service_pb2.ReplacePayloadsRequest, _store_service_pb2.ReplacePayloadsResponse]  # type: ignore[assignment]
+    """ReplacePayloads puts other payloads in the place of those that are still as expected; durable when it returns."""
     GetCapabilities: _aio.UnaryUnaryMultiCallable[_store_service_pb2.GetCapabilitiesRequest, _store_service_pb2.GetCapabilitiesResponse]  # type: ignore[assignment]
     """GetCapabilities says what the engine behind this store can do."""
 
 class StoreServiceServicer(metaclass=_abc_1.ABCMeta):
-    """An embedded index as a service: the VectorStore port, one to one, so that one process owns the files and any
+    """An embedded index as a service: the ports of a chunk store, one to one, so that one process owns the files and any
     number of services use them. Internal: only services of the mesh may call it.
 
     Errors of every method: UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT, FAILED_PRECONDITION (a vector's
@@ -145,6 +157,24 @@ class StoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_store_service_pb2.CountChunksResponse, _abc.Awaitable[_store_service_pb2.CountChunksResponse]]:
         """CountChunks says how many chunks a partition holds."""
+
+    @_abc_1.abstractmethod
+    def ListPayloads(
+        self,
+        request: _store_service_pb2.ListPayloadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_service_pb2.ListPayloadsResponse, _abc.Awaitable[_store_service_pb2.ListPayloadsResponse]]:
+        """ListPayloads walks over all of a tenant's payloads, for re-encryption: by collection, then by chunk id. Chunks that
+        exist from the beginning of a walk to its end are all met, whatever is written meanwhile.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplacePayloads(
+        self,
+        request: _store_service_pb2.ReplacePayloadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_service_pb2.ReplacePayloadsResponse, _abc.Awaitable[_store_service_pb2.ReplacePayloadsResponse]]:
+        """ReplacePayloads puts other payloads in the place of those that are still as expected; durable when it returns."""
 
     @_abc_1.abstractmethod
     def GetCapabilities(
