@@ -35,7 +35,7 @@ def status(
     if data_dir is not None:
         settings = settings.replace(data_dir=data_dir)
     where = addresses(settings, address or (), port_base)
-    raise typer.Exit(asyncio.run(show_status(Screen(output), where, timeout)))
+    raise typer.Exit(asyncio.run(show_status(Screen(output), where, timeout, tls=settings.tls)))
 
 
 def doctor(context: typer.Context, output: OutputOption = Format.AUTO) -> None:

@@ -15,6 +15,7 @@ import structlog
 from interceptors import current
 from interceptors._shapes import Call
 from interceptors.client import Credentials
+from services.corpus.errors import Unauthenticated
 from services.corpus.principal import Caller
 from services.runtime.settings import IssuerOptions, Settings
 from services.security.claims import Claims, Issuer
@@ -22,6 +23,7 @@ from services.security.jwks import RefreshingKeys
 from services.security.jwks_fetch import FILE_POLICY, FileFetcher, HttpsFetcher
 from services.security.key_files import ensure_private_directory
 from services.security.keysets import Algorithm, KeySource, StaticKeys, shared_secret
+from services.security.mesh_identity import MeshPeers, speaks_for
 from services.security.mesh_tokens import MeshTokens, mesh_issuer
 from services.security.refusal import Refusal
 from services.security.revocation_feed import RevocationFeed
@@ -40,6 +42,8 @@ class TokenAuthentication:
         self._feed = RevocationFeed(SqliteRevocationStore(settings.keys_dir / "revocations.sqlite3"))
         self._refreshing: list[RefreshingKeys] = []
         issuers = [self._issuer(options) for options in settings.authentication.issuers]
+        # Where certificates tell who calls, the secret of the mesh alone makes nobody a service.
+        self._peers = MeshPeers(settings.tls.allowed_peers) if settings.tls.certificate is not None else None
         self._verifier = TokenVerifier([*issuers, mesh_issuer([mesh_secret])], self._feed, on_refusal=_note)
 
     @classmethod
@@ -55,6 +59,8 @@ class TokenAuthentication:
     async def identify(self, call: Call) -> Caller:
         """The caller behind ``call``; Unauthenticated unless its token is acceptable."""
         verified = await self._verifier.authenticate(call.metadata("authorization"))
+        if self._peers is not None and verified.claims.actors:
+            _check_peer(self._peers, call, verified.claims.actors[0])
         current.credential.set(verified.claims)
         return verified.caller
 
@@ -101,6 +107,19 @@ class TokenAuthentication:
         )
         self._refreshing.append(keys)
         return keys
+
+
+def _check_peer(peers: MeshPeers, call: Call, actor: str) -> None:
+    # A unix socket has no certificates: its mode, and its directory's, say that this very user calls.
+    if call.context.peer().startswith("unix:"):
+        return
+    try:
+        speaks = speaks_for(peers.admit(call.context.auth_context()), actor)
+    except Unauthenticated:
+        speaks = False
+    if not speaks:
+        _note(Refusal.PEER)
+        raise Unauthenticated
 
 
 def _note(reason: Refusal) -> None:
