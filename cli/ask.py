@@ -20,6 +20,7 @@ from cli.typewriter import Typewriter
 from groundwire.common.v1 import core_pb2
 from groundwire.query.v1 import query_service_pb2 as pb
 from groundwire.query.v1 import query_service_pb2_grpc as rpc
+from services.runtime.settings import TlsOptions
 
 _WIDTH = 100
 _ALSO_FOUND = 3
@@ -39,9 +40,9 @@ class Question:
     patience: float = 120.0
 
 
-async def ask(screen: Screen, address: str, question: Question) -> pb.QueryResponse:
+async def ask(screen: Screen, address: str, question: Question, *, tls: TlsOptions | None = None) -> pb.QueryResponse:
     """Ask and show the answer; returns the complete response."""
-    async with connect("query", address) as channel:
+    async with connect("query", address, tls) as channel:
         if question.stream and screen.pretty and screen.terminal:
             response = await _show_as_it_comes(screen, channel, question)
         else:

@@ -11,14 +11,17 @@ from cli.caller import CallerToken
 from cli.errors import usage
 from cli.rpc_errors import explain
 from interceptors.client import outgoing
+from services.runtime.channels import target
+from services.runtime.settings import ConfigurationError, TlsOptions
+from services.runtime.tls import CLIENT, channel_credentials, open_tls
 
 _MAX_MESSAGE = 64 * 1024 * 1024
 
 
 @asynccontextmanager
-async def connect(service: str, address: str) -> AsyncIterator[grpc.aio.Channel]:
+async def connect(service: str, address: str, tls: TlsOptions | None = None) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to ``service`` at ``address``; a call that fails inside leaves as a CliError."""
-    channel = open_channel(address)
+    channel = open_channel(address, tls)
     try:
         yield channel
     except grpc.aio.AioRpcError as error:
@@ -27,10 +30,11 @@ async def connect(service: str, address: str) -> AsyncIterator[grpc.aio.Channel]
         await channel.close()
 
 
-def open_channel(address: str, *, reconnect_ms: int = 1_000) -> grpc.aio.Channel:
-    """A plain channel: it says at once that nobody answers, and shows a service that is not serving as it is.
+def open_channel(address: str, tls: TlsOptions | None = None, *, reconnect_ms: int = 1_000) -> grpc.aio.Channel:
+    """A simple channel: it says at once that nobody answers, and shows a service that is not serving as it is.
 
-    While nobody answers, it tries again at least every ``reconnect_ms`` milliseconds.
+    Over TCP it uses ``tls``, if that names authorities. While nobody answers, it tries again at least every
+    ``reconnect_ms`` milliseconds.
     """
     if not address.startswith("unix:") and not address.rpartition(":")[2].isdigit():
         raise usage(f"{address!r} is not an address; write HOST:PORT or unix:/path")
@@ -45,7 +49,20 @@ def open_channel(address: str, *, reconnect_ms: int = 1_000) -> grpc.aio.Channel
         ("grpc.max_reconnect_backoff_ms", reconnect_ms),
         ("grpc.use_local_subchannel_pool", 1),
     ]
+    credentials = None
     if address.startswith("unix:"):
         options.append(("grpc.default_authority", "localhost"))
+    else:
+        credentials = _credentials(tls)
     interceptors = outgoing(tracer=None, margin=0.0, credentials=CallerToken(address).metadata)
-    return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target(address), options=options, interceptors=interceptors)
+    return grpc.aio.secure_channel(target(address), credentials, options=options, interceptors=interceptors)
+
+
+def _credentials(tls: TlsOptions | None) -> grpc.ChannelCredentials | None:
+    try:
+        opened = open_tls(tls, CLIENT) if tls is not None else None
+    except ConfigurationError as error:
+        raise usage(str(error)) from None
+    return channel_credentials(opened.current()) if opened is not None else None

@@ -26,7 +26,7 @@ from cli.status import SERVING, UNREACHABLE, check
 from cli.text import plural, size
 from services.corpus.errors import GroundwireError
 from services.embedding.weights import BGE_SMALL_EN, MS_MARCO_MINILM_L12, WeightSources, find_weights
-from services.runtime.settings import Settings, otlp_configured
+from services.runtime.settings import Settings, TlsOptions, otlp_configured
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -57,7 +57,7 @@ async def show_doctor(screen: Screen, options: Globals) -> int:
                 *(asyncio.to_thread(weights, spec.name, settings.models_dir) for spec in _MODELS.values())
             )
             findings += data_directory(settings.data_dir)
-            findings += await asyncio.gather(*(address(name, settings.address(name)) for name in NAMES))
+            findings += await asyncio.gather(*(address(name, settings.address(name), settings.tls) for name in NAMES))
             findings.append(await asyncio.to_thread(otlp))
     if screen.format is Format.JSON:
         screen.json({"findings": [asdict(finding) for finding in findings], "settings": effective})
@@ -183,9 +183,9 @@ def _command(pid: int) -> str:
     return " ".join(word for word in words if word)[:80] or "unknown"
 
 
-async def address(name: str, where: str) -> Finding:
+async def address(name: str, where: str, tls: TlsOptions | None = None) -> Finding:
     """Whether a service could listen at ``where``, or a groundwire answers there already."""
-    answer = await check(name, where, patience=2.0)
+    answer = await check(name, where, patience=2.0, tls=tls)
     if answer.state != UNREACHABLE:
         state = OK if answer.state == SERVING else WARN
         return Finding(state, "Address", f"{name} {where}: groundwire answers, {answer.state}", answer.detail)

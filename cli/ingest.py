@@ -25,6 +25,7 @@ from cli.text import clean, one_line, plural, seconds
 from groundwire.common.v1 import core_pb2, filter_pb2
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
+from services.runtime.settings import TlsOptions
 
 _BATCH_DOCUMENTS = 16
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -86,7 +87,13 @@ class Report:
 
 
 async def ingest(
-    address: str, collection: str, entries: Sequence[Entry], progress: Progress, *, patience: float = 600.0
+    address: str,
+    collection: str,
+    entries: Sequence[Entry],
+    progress: Progress,
+    *,
+    patience: float = 600.0,
+    tls: TlsOptions | None = None,
 ) -> Report:
     """Send ``entries`` and wait for all of them. One call may take ``patience`` seconds.
 
@@ -101,7 +108,7 @@ async def ingest(
             results[n] = Result(entry, reason=entry.problem[0], message=entry.problem[1])
     progress.begin(len(entries))
     progress.advance(len(results))
-    sender = _Sender(address, collection, patience)
+    sender = _Sender(address, collection, patience, tls)
     batches = iter(list(_batches(entries, skipped=results)))
 
     async def work() -> None:
@@ -155,11 +162,11 @@ def _batches(entries: Sequence[Entry], skipped: dict[int, Result]) -> Iterator[l
 class _Sender:
     """Sends batches, patiently where the service says that trying again makes sense."""
 
-    def __init__(self, address: str, collection: str, timeout: float) -> None:
+    def __init__(self, address: str, collection: str, timeout: float, tls: TlsOptions | None) -> None:
         self._address = address
         self._collection = collection
         self._timeout = timeout
-        self._channel = open_channel(address)
+        self._channel = open_channel(address, tls)
         self._stub = rpc.IngestionServiceStub(self._channel)
         self._answered = False
 

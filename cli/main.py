@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import ask, ingest, inspect, keys, serve, token
+from cli.commands import ask, certs, ingest, inspect, keys, serve, token
 from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.options import Globals
 
@@ -68,6 +68,15 @@ app.add_typer(
     rich_help_panel=_LOOK,
     epilog=_example("groundwire keys list", "groundwire keys rotate acme", "groundwire keys shred acme"),
 )
+app.command(
+    "certs",
+    rich_help_panel=_LOOK,
+    epilog=_example(
+        "groundwire certs ./certs > groundwire.toml",
+        "groundwire --config groundwire.toml up",
+        "groundwire certs ./certs --host rag.example.org",
+    ),
+)(certs.certs)
 app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status"))(inspect.status)
 app.command("doctor", rich_help_panel=_LOOK, epilog=_example("groundwire doctor --output json"))(inspect.doctor)
 

@@ -19,7 +19,8 @@ from cli.errors import CliError, usage
 from cli.options import Globals
 from cli.services import MESH, STORE, TIERS
 from cli.supervisor import Child, Supervisor
-from services.runtime.settings import Settings
+from services.runtime.settings import ConfigurationError, Settings, TlsOptions
+from services.runtime.tls import CLIENT, listening_tls, open_tls
 
 _DRAIN_DELAY = "0.1"
 # Beyond what the drains of a process's tiers may take, in seconds.
@@ -48,17 +49,20 @@ def plan(
     data_dir: Path | None,
     port_base: int | None,
     level: str | None,
+    insecure: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Plan:
     """Read the settings as the children will, with what the command line changes.
 
-    ``environment`` is used in place of this process's own. ``level`` is that of logs where no setting says one.
+    ``environment`` is used in place of this process's own; ``insecure`` is the setting ``tls.insecure``. ``level`` is that of logs where no setting says one.
     """
     environment = dict(os.environ if environment is None else environment)
     if options.config is not None:
         environment["GROUNDWIRE_CONFIG"] = str(options.config)
     if data_dir is not None:
         environment["GROUNDWIRE_DATA_DIR"] = str(data_dir.absolute())
+    if insecure:
+        environment["GROUNDWIRE_TLS__INSECURE"] = "true"
     if port_base is not None:
         ports = free_ports(len(MESH)) if port_base == 0 else range(port_base, port_base + len(MESH))
         for name, port in zip(MESH, ports, strict=True):
@@ -94,6 +98,23 @@ def check_ports(addresses: Mapping[str, str]) -> None:
             f"cannot listen on {told}; `groundwire doctor` shows who is there, "
             "--port-base N and --data-dir DIR use other places"
         )
+
+
+def check_tls(settings: Settings) -> None:
+    """Raise CliError, before anything is started, when a service may not listen where it should, or TLS lacks something."""
+    problems: dict[str, None] = {}
+    for name in (*MESH, STORE):
+        try:
+            development = not settings.authentication.issuers
+            listening_tls(settings, name, settings.address(name), development_secrets=development)
+            open_tls(settings.tls, name)
+            # What the supervisor asks with whether everything is ready.
+            open_tls(settings.tls, CLIENT)
+        except ConfigurationError as error:
+            problems[str(error)] = None
+    if problems:
+        first, *more = problems
+        raise usage(first, *more)
 
 
 def listen_problem(host: str, port: int) -> str | None:
@@ -142,7 +163,9 @@ def supervisor(
     drains = 1 if processes else len(TIERS) - 1
 
     async def ready(child: Child) -> None:
-        await asyncio.gather(*(wait_until_ready(planned.addresses[name]) for name in child.services))
+        await asyncio.gather(
+            *(wait_until_ready(planned.addresses[name], planned.settings.tls) for name in child.services)
+        )
 
     return Supervisor(
         [*front, [store]],
@@ -155,9 +178,9 @@ def supervisor(
     )
 
 
-async def wait_until_ready(address: str) -> None:
+async def wait_until_ready(address: str, tls: TlsOptions | None = None) -> None:
     """Return once the service at ``address`` says that it and what it needs are there."""
-    async with _channel(address) as channel:
+    async with _channel(address, tls) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         while True:
             try:
@@ -170,8 +193,8 @@ async def wait_until_ready(address: str) -> None:
 
 
 @asynccontextmanager
-async def _channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
-    channel = open_channel(address, reconnect_ms=100)
+async def _channel(address: str, tls: TlsOptions | None) -> AsyncIterator[grpc.aio.Channel]:
+    channel = open_channel(address, tls, reconnect_ms=100)
     try:
         yield channel
     finally:

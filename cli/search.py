@@ -13,6 +13,7 @@ from cli.text import clean, one_line, plural, seconds
 from groundwire.common.v1 import core_pb2
 from groundwire.retrieval.v1 import retrieval_service_pb2 as pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as rpc
+from services.runtime.settings import TlsOptions
 
 _STATES = {
     core_pb2.StoreCoverage.STATE_ASKED: "did not answer yet",
@@ -24,9 +25,11 @@ _STATES = {
 _STAGES = ("dense", "lexical", "fused", "rerank")
 
 
-async def search(screen: Screen, address: str, request: pb.RetrieveRequest, patience: float) -> pb.RetrieveResponse:
+async def search(
+    screen: Screen, address: str, request: pb.RetrieveRequest, patience: float, *, tls: TlsOptions | None = None
+) -> pb.RetrieveResponse:
     """Search and show what was found."""
-    async with connect("retrieval", address) as channel:
+    async with connect("retrieval", address, tls) as channel:
         response: pb.RetrieveResponse = await rpc.RetrievalServiceStub(channel).Retrieve(request, timeout=patience)
     if screen.format is Format.JSON:
         screen.json(as_json(response))

@@ -18,7 +18,14 @@ from services.runtime.server import Server
 from services.runtime.settings import ConfigurationError, Settings
 
 
-def run(options: Globals, names: Sequence[str], *, listen: str | None = None, supervisor: int | None = None) -> None:
+def run(
+    options: Globals,
+    names: Sequence[str],
+    *,
+    listen: str | None = None,
+    insecure: bool = False,
+    supervisor: int | None = None,
+) -> None:
     """Serve ``names`` until told to stop. ``supervisor`` is the process whose end is also ours."""
     if supervisor is not None:
         die_with_parent()
@@ -26,6 +33,10 @@ def run(options: Globals, names: Sequence[str], *, listen: str | None = None, su
         if os.getppid() != supervisor:
             sys.exit(ExitCode.INTERRUPTED)
     settings = {name: options.load(settings_class(name)) for name in names}
+    if insecure:
+        settings = {
+            name: each.replace(tls=each.tls.model_copy(update={"insecure": True})) for name, each in settings.items()
+        }
     logs.configure(next(iter(settings.values())).log)
     try:
         asyncio.run(_serve(settings, listen))
@@ -42,7 +53,7 @@ def run(options: Globals, names: Sequence[str], *, listen: str | None = None, su
 
 
 async def _serve(settings: dict[str, Settings], listen: str | None) -> None:
-    process = Process()
+    process = Process(tls=next(iter(settings.values())).tls)
     servers: dict[str, Server] = {}
     try:
         # From the back of the mesh to its front, so that a service finds those that it calls.

@@ -24,7 +24,7 @@ from groundwire.generation.v1 import generation_service_pb2 as generation_pb
 from groundwire.generation.v1 import generation_service_pb2_grpc as generation_rpc
 from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as retrieval_rpc
-from services.runtime.settings import Settings
+from services.runtime.settings import Settings, TlsOptions
 
 SERVING = "serving"
 NOT_READY = "not ready"
@@ -57,12 +57,14 @@ def addresses(settings: Settings, given: Sequence[str], port_base: int | None) -
     return found
 
 
-async def show_status(screen: Screen, where: Mapping[str, str], patience: float) -> int:
+async def show_status(
+    screen: Screen, where: Mapping[str, str], patience: float, *, tls: TlsOptions | None = None
+) -> int:
     """Ask everything, show it, and return the exit code."""
     answers, stores, endpoints = await asyncio.gather(
-        asyncio.gather(*(check(name, address, patience) for name, address in where.items())),
-        _list_stores(where["retrieval"], patience),
-        _list_endpoints(where["generation"], patience),
+        asyncio.gather(*(check(name, address, patience, tls) for name, address in where.items())),
+        _list_stores(where["retrieval"], patience, tls),
+        _list_endpoints(where["generation"], patience, tls),
     )
     if screen.format is Format.JSON:
         screen.json(
@@ -85,9 +87,9 @@ async def show_status(screen: Screen, where: Mapping[str, str], patience: float)
     return ExitCode.UNAVAILABLE if down or broken or broken_endpoints else ExitCode.OK
 
 
-async def check(name: str, address: str, patience: float) -> Answer:
+async def check(name: str, address: str, patience: float, tls: TlsOptions | None = None) -> Answer:
     """Ask one service's health, and whether it is ready."""
-    channel = open_channel(address)
+    channel = open_channel(address, tls)
     stub = health_pb2_grpc.HealthStub(channel)
     start = time.perf_counter()
     try:
@@ -110,8 +112,8 @@ async def check(name: str, address: str, patience: float) -> Answer:
         await channel.close()
 
 
-async def _list_stores(address: str, patience: float) -> retrieval_pb.ListStoresResponse | None:
-    channel = open_channel(address)
+async def _list_stores(address: str, patience: float, tls: TlsOptions | None) -> retrieval_pb.ListStoresResponse | None:
+    channel = open_channel(address, tls)
     try:
         response: retrieval_pb.ListStoresResponse = await retrieval_rpc.RetrievalServiceStub(channel).ListStores(
             retrieval_pb.ListStoresRequest(), timeout=patience
@@ -124,8 +126,10 @@ async def _list_stores(address: str, patience: float) -> retrieval_pb.ListStores
         await channel.close()
 
 
-async def _list_endpoints(address: str, patience: float) -> generation_pb.ListEndpointsResponse | None:
-    channel = open_channel(address)
+async def _list_endpoints(
+    address: str, patience: float, tls: TlsOptions | None
+) -> generation_pb.ListEndpointsResponse | None:
+    channel = open_channel(address, tls)
     try:
         response: generation_pb.ListEndpointsResponse = await generation_rpc.GenerationServiceStub(
             channel

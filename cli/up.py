@@ -11,17 +11,26 @@ from rich.text import Text
 
 from cli.errors import CliError
 from cli.interrupts import first_of, interrupts
-from cli.mesh import Plan, check_ports, plan, supervisor
+from cli.mesh import Plan, check_ports, check_tls, plan, supervisor
 from cli.options import Globals
 from cli.output import Format, Screen
 from cli.supervisor import Supervisor
 
 
 def up(
-    options: Globals, screen: Screen, *, processes: bool, data_dir: Path | None, port_base: int | None, verbose: bool
+    options: Globals,
+    screen: Screen,
+    *,
+    processes: bool,
+    data_dir: Path | None,
+    port_base: int | None,
+    verbose: bool,
+    insecure: bool = False,
 ) -> int:
     """Run the mesh; returns the exit code."""
-    planned = plan(options, data_dir=data_dir, port_base=port_base, level="info" if verbose else "warning")
+    level = "info" if verbose else "warning"
+    planned = plan(options, data_dir=data_dir, port_base=port_base, level=level, insecure=insecure)
+    check_tls(planned.settings)
     check_ports(planned.addresses)
 
     def say(message: str) -> None:

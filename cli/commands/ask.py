@@ -64,7 +64,8 @@ def ask(
     from groundwire.query.v1 import query_service_pb2 as pb  # noqa: PLC0415
     from services.runtime.settings import Settings  # noqa: PLC0415
 
-    where = address or globals_of(context).load(Settings).address("query")
+    settings = globals_of(context).load(Settings)
+    where = address or settings.address("query")
     request = pb.QueryRequest(
         query=_read(question),
         collections=collection or (),
@@ -74,7 +75,8 @@ def ask(
         min_confidence=min_confidence,
         max_tokens=max_tokens,
     )
-    asyncio.run(work.ask(Screen(output), where, work.Question(request, stream=not no_stream, patience=timeout)))
+    asked = work.Question(request, stream=not no_stream, patience=timeout)
+    asyncio.run(work.ask(Screen(output), where, asked, tls=settings.tls))
 
 
 def search(
@@ -100,7 +102,8 @@ def search(
     from groundwire.retrieval.v1 import retrieval_service_pb2 as pb  # noqa: PLC0415
     from services.runtime.settings import Settings  # noqa: PLC0415
 
-    where = address or globals_of(context).load(Settings).address("retrieval")
+    settings = globals_of(context).load(Settings)
+    where = address or settings.address("retrieval")
     request = pb.RetrieveRequest(
         query=_read(query),
         collections=collection or (),
@@ -110,7 +113,7 @@ def search(
         rerank=pb.RerankMode.Value(f"RERANK_MODE_{rerank.name}"),
         stores=store or (),
     )
-    asyncio.run(run(Screen(output), where, request, timeout))
+    asyncio.run(run(Screen(output), where, request, timeout, tls=settings.tls))
 
 
 def _read(text: str) -> str:

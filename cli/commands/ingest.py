@@ -51,7 +51,8 @@ def ingest(
     who = [reader.strip() for reader in readers.split(",") if reader.strip()]
     if problems := list(reader_problems(who)):
         raise usage("--readers cannot be used", *problems)
-    where = address or globals_of(context).load(Settings).address("ingestion")
+    settings = globals_of(context).load(Settings)
+    where = address or settings.address("ingestion")
     screen = Screen(output)
     found = find(paths or [], manifest, who)
     if not found.entries:
@@ -67,7 +68,14 @@ def ingest(
             "or you alone; --readers tenant:* lets everybody"
         )
     report = asyncio.run(
-        work.ingest(where, collection, found.entries, progress(screen.err, "Ingesting", "document"), patience=timeout)
+        work.ingest(
+            where,
+            collection,
+            found.entries,
+            progress(screen.err, "Ingesting", "document"),
+            patience=timeout,
+            tls=settings.tls,
+        )
     )
     work.show(screen, report)
     raise typer.Exit(work.exit_code(report))

@@ -38,7 +38,7 @@ def status(
         os.environ["GROUNDWIRE_DATA_DIR"] = str(data_dir.absolute())
         settings = globals_of(context).load(Settings)
     where = addresses(settings, address or (), port_base)
-    raise typer.Exit(asyncio.run(show_status(Screen(output), where, timeout)))
+    raise typer.Exit(asyncio.run(show_status(Screen(output), where, timeout, tls=settings.tls)))
 
 
 def doctor(context: typer.Context, output: OutputOption = Format.AUTO) -> None:

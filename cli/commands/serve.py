@@ -10,6 +10,10 @@ import typer
 from cli.options import OutputOption, PortBaseOption, globals_of
 from cli.output import Format, Screen
 
+InsecureOption = Annotated[
+    bool,
+    typer.Option("--insecure", help="Serve addresses beyond this machine without TLS: everything crosses it in clear."),
+]
 SupervisedOption = Annotated[
     int | None, typer.Option("--supervised", hidden=True, help="The supervisor's process id: end when it ends.")
 ]
@@ -25,6 +29,7 @@ def serve(
         str | None,
         typer.Option("--listen", metavar="ADDR", help="HOST:PORT or unix:/path; default: from the settings."),
     ] = None,
+    insecure: InsecureOption = False,
     supervised: SupervisedOption = None,
 ) -> None:
     """Run one service in this process until SIGTERM or Ctrl-C, then drain it."""
@@ -34,7 +39,7 @@ def serve(
 
     if service not in NAMES:
         raise usage(f"there is no service {service!r}; there are {', '.join(NAMES)}")
-    run(globals_of(context), (service,), listen=listen, supervisor=supervised)
+    run(globals_of(context), (service,), listen=listen, insecure=insecure, supervisor=supervised)
 
 
 def mesh(context: typer.Context, supervised: SupervisedOption = None) -> None:
@@ -52,6 +57,7 @@ def up(
         Path | None, typer.Option("--data-dir", metavar="DIR", help="Where everything durable is kept.")
     ] = None,
     port_base: PortBaseOption = None,
+    insecure: InsecureOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the services' logs from info on.")] = False,
     output: OutputOption = Format.AUTO,
 ) -> None:
@@ -66,6 +72,7 @@ def up(
             data_dir=data_dir,
             port_base=port_base,
             verbose=verbose,
+            insecure=insecure,
         )
     )
 

@@ -14,6 +14,7 @@ import structlog
 from interceptors import current
 from interceptors._shapes import Call
 from interceptors.client import Credentials
+from services.corpus.errors import Unauthenticated
 from services.corpus.principal import Caller
 from services.runtime import development
 from services.runtime.settings import IssuerOptions, Settings
@@ -22,6 +23,7 @@ from services.security.jwks import RefreshingKeys
 from services.security.jwks_fetch import FILE_POLICY, FileFetcher, HttpsFetcher
 from services.security.key_files import shared_secret_file
 from services.security.keysets import Algorithm, KeySource, StaticKeys, shared_secret
+from services.security.mesh_identity import MeshPeers, speaks_for
 from services.security.mesh_tokens import MeshTokens, mesh_issuer
 from services.security.permissions import role_table
 from services.security.refusal import Refusal
@@ -46,6 +48,8 @@ class TokenAuthentication:
             roles=role_table(settings.authorization.roles),
             on_refusal=_note,
         )
+        # Where certificates tell who calls, the secret of the mesh alone makes nobody a service.
+        self._peers = MeshPeers(settings.tls.allowed_peers) if settings.tls.certificate is not None else None
 
     @classmethod
     async def start(cls, settings: Settings) -> TokenAuthentication:
@@ -61,6 +65,8 @@ class TokenAuthentication:
     async def identify(self, call: Call) -> Caller:
         """The caller behind ``call``; Unauthenticated unless its token is acceptable."""
         verified = await self._verifier.authenticate(call.metadata("authorization"))
+        if self._peers is not None and verified.claims.actors:
+            _check_peer(self._peers, call, verified.claims.actors[0])
         current.credential.set(verified.claims)
         return verified.caller
 
@@ -120,6 +126,19 @@ async def token_claims(settings: Settings, token: str) -> Claims:
         return (await started.verify(token)).claims
     finally:
         await started.close()
+
+
+def _check_peer(peers: MeshPeers, call: Call, actor: str) -> None:
+    # A unix socket has no certificates: its mode, and its directory's, say that this very user calls.
+    if call.context.peer().startswith("unix:"):
+        return
+    try:
+        speaks = speaks_for(peers.admit(call.context.auth_context()), actor)
+    except Unauthenticated:
+        speaks = False
+    if not speaks:
+        _note(Refusal.PEER)
+        raise Unauthenticated
 
 
 def _note(reason: Refusal) -> None:

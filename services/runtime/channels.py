@@ -10,9 +10,14 @@ from opentelemetry.trace import Tracer
 
 from interceptors.client import Credentials, outgoing
 from services.corpus.errors import Unavailable
+from services.runtime.renewing_channel import RenewingChannel
+from services.runtime.tls import ReloadingTls, channel_credentials
+from services.runtime.tls_files import TlsMaterial
 
 # Kept back from the caller's deadline on every hop, in seconds, so that a late failure can still be reported.
 DEADLINE_MARGIN = 0.05
+
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - nobody listens here
 
 _SERVICE_CONFIG = json.dumps(
     {
@@ -25,7 +30,11 @@ _SERVICE_CONFIG = json.dumps(
 
 def target(address: str) -> str:
     """The gRPC target of an address: names are resolved to all of their endpoints, sockets are taken as they are."""
-    return address if address.startswith(("unix:", "dns:", "ipv4:", "ipv6:", "xds:")) else f"dns:///{address}"
+    if address.startswith(("unix:", "dns:", "ipv4:", "ipv6:", "xds:")):
+        return address
+    # A server that listens everywhere is not called so, and no certificate says that it is.
+    host, colon, port = address.rpartition(":")
+    return f"dns:///{_EVERYWHERE.get(host, host)}{colon}{port}"
 
 
 def open_channel(
@@ -33,12 +42,14 @@ def open_channel(
     *,
     tracer: Tracer | None = None,
     credentials: Credentials | None = None,
+    tls: ReloadingTls | None = None,
     health_checked: bool = True,
     max_message_bytes: int = 64 * 1024 * 1024,
 ) -> grpc.aio.Channel:
     """A channel to ``address``; nothing is sent until the first call.
 
-    Unless ``health_checked``, calls are sent to peers that say that they do not serve, too.
+    With ``tls`` the server's certificate must be of its authorities and for the host of ``address``; renewed files are
+    taken up while it is open. Unless ``health_checked``, calls are sent to peers that say that they do not serve, too.
     """
     options: list[tuple[str, str | int]] = [
         *([("grpc.service_config", _SERVICE_CONFIG)] if health_checked else []),
@@ -57,11 +68,16 @@ def open_channel(
     ]
     if address.startswith("unix:"):
         options.append(("grpc.default_authority", "localhost"))
-    return grpc.aio.insecure_channel(
-        target(address),
-        options=options,
-        interceptors=outgoing(tracer=tracer, margin=DEADLINE_MARGIN, credentials=credentials),
-    )
+        tls = None
+    interceptors = outgoing(tracer=tracer, margin=DEADLINE_MARGIN, credentials=credentials)
+    if tls is None:
+        return grpc.aio.insecure_channel(target(address), options=options, interceptors=interceptors)
+
+    def make(material: TlsMaterial) -> grpc.aio.Channel:
+        proof = channel_credentials(material)
+        return grpc.aio.secure_channel(target(address), proof, options=options, interceptors=interceptors)
+
+    return RenewingChannel(tls, make)
 
 
 async def check_serving(

@@ -21,9 +21,10 @@ from services.runtime.channels import open_channel
 from services.runtime.encryption import Encryption, log_refusal
 from services.runtime.identity import development_identity
 from services.runtime.sealed_store import SealedVectorStore
-from services.runtime.settings import Settings
+from services.runtime.settings import Settings, TlsOptions
 from services.runtime.status import from_rpc_error
 from services.runtime.telemetry import Telemetry
+from services.runtime.tls import ReloadingTls, open_tls
 from services.security.sealed import Refusal
 from services.vectorstores.ports import ChunkStore, VectorStore
 from services.vectorstores.remote import RemoteVectorStore
@@ -33,7 +34,10 @@ _T = TypeVar("_T")
 
 
 class Process:
-    """The shared parts of one process. Tests hand in light models instead of the embedded ones."""
+    """The shared parts of one process. Tests hand in light models instead of the embedded ones.
+
+    With ``tls``, calls over TCP verify who answers and say which service calls.
+    """
 
     def __init__(
         self,
@@ -41,8 +45,11 @@ class Process:
         embedder: Embedder | None = None,
         cross_encoder: CrossEncoder | None = None,
         on_refused: Callable[[Refusal], None] = log_refusal,
+        tls: TlsOptions | None = None,
     ) -> None:
         """``on_refused`` is told of every sealed value that this process refuses."""
+        self._tls_options = tls
+        self._tls: dict[str, ReloadingTls | None] = {}
         self.telemetry = Telemetry(VERSION)
         self._on_refused = on_refused
         self._made: dict[str, Any] = {}
@@ -86,8 +93,11 @@ class Process:
 
     def channel(self, address: str, service: str, *, health_checked: bool = True) -> grpc.aio.Channel:
         """A new channel to ``address`` for calls that ``service`` makes; its user closes it."""
+        if self._tls_options is not None and service not in self._tls:
+            self._tls[service] = open_tls(self._tls_options, service)
         return open_channel(
             address,
+            tls=self._tls.get(service),
             tracer=self.telemetry.tracer(service),
             credentials=self._credentials(service),
             health_checked=health_checked,

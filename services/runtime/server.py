@@ -36,6 +36,7 @@ from services.runtime import health, reflection
 from services.runtime.settings import ConfigurationError, Settings, is_loopback
 from services.runtime.status import to_status
 from services.runtime.telemetry import CallMetrics
+from services.runtime.tls import demands_certificates, listening_tls, server_credentials
 from services.security.permissions import Authorizer, administrators_only, rule_table
 
 READINESS = "readiness"
@@ -70,7 +71,8 @@ class Server:
     """Serves one :class:`Service` on one address.
 
     The life of a server is ``start`` → (serving) → ``drain``. Starting raises ConfigurationError when the address
-    is taken, or when others than programs on this machine could reach it (there is no TLS yet).
+    is taken, when others than programs on this machine could reach it without TLS, or when TLS is configured by half.
+    With ``development_secrets`` (None: as long as no issuer is configured) others are refused even with TLS.
     """
 
     service: Service
@@ -78,6 +80,7 @@ class Server:
     identify: Identify
     tracer: Tracer | None = None
     metrics: CallMetrics = field(default_factory=CallMetrics)
+    development_secrets: bool | None = None
     port: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -89,16 +92,12 @@ class Server:
 
     async def start(self, address: str) -> None:
         """Bind ``address`` (``host:port``, port 0 for any, or ``unix:/path``) and begin to serve."""
-        if not is_loopback(address):
-            raise ConfigurationError(
-                f"{self.service.name}: will not listen on {address}: without TLS only loopback addresses "
-                "and unix sockets are served"
-            )
+        tls = self._tls(address)
         server = self._build(address)
         if address.startswith("unix:"):
             self._prepare_socket(Path(address.removeprefix("unix:")))
         try:
-            self.port = server.add_insecure_port(address)
+            self.port = server.add_insecure_port(address) if tls is None else server.add_secure_port(address, tls)
         except RuntimeError:
             raise ConfigurationError(
                 f"{self.service.name}: cannot listen on {address}: the address is already in use "
@@ -112,7 +111,7 @@ class Server:
             if name != READINESS:
                 self.board.set(name, ServingStatus.SERVING)
         self._readiness = asyncio.create_task(self._follow_readiness())
-        _log.info("serving", service=self.service.name, address=address, port=self.port)
+        _log.info("serving", service=self.service.name, address=address, port=self.port, tls=tls is not None)
 
     async def drain(self, *, delay: float | None = None, grace: float | None = None) -> None:
         """Stop without losing an accepted call.
@@ -191,6 +190,19 @@ class Server:
             # Who can reach this from elsewhere learns the contract only if they may do everything anyway.
             rules |= {method: administrators_only(streaming=True) for method in reflection.METHODS}
         return Authorizer(rules, open_services=frozenset(open_services))
+
+    def _tls(self, address: str) -> grpc.ServerCredentials | None:
+        name, options, development = self.service.name, self.settings.tls, self.development_secrets
+        if development is None:
+            development = self.settings.development_secrets
+        tls = listening_tls(self.settings, name, address, development_secrets=development)
+        if tls is not None:
+            return server_credentials(tls, client_certificates=demands_certificates(options, name))
+        if not is_loopback(address):
+            _log.warning(
+                "INSECURE: tokens, questions and texts cross the network in clear", service=name, address=address
+            )
+        return None
 
     def _prepare_socket(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

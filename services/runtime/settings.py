@@ -145,6 +145,19 @@ class AuthorizationOptions(Options):
         return roles
 
 
+class TlsOptions(Options):
+    """Certificates for every port and call over TCP; in a path, ``{service}`` stands for the service's name."""
+
+    certificate: Path | None = Field(None, description="PEM, the service's own first, then those that lead from it.")
+    private_key: Path | None = Field(None, description="PEM without a passphrase; not readable by others.")
+    authorities: Path | None = Field(None, description="PEM; whose certificates are trusted, of servers and clients.")
+    client_certificates: Literal["internal", "all", "none"] = Field(
+        "internal", description="Who must present one: callers of all services but query and ingestion; all; nobody."
+    )
+    allowed_peers: tuple[str, ...] = Field((), description="The SPIFFE IDs that may act as services of the mesh.")
+    insecure: bool = Field(False, description="Serve addresses beyond this machine even without TLS.")
+
+
 class EmbeddingOptions(Options):
     """Which model turns text into vectors; ingestion and retrieval must agree on it."""
 
@@ -174,6 +187,7 @@ class Settings(BaseSettings):
     development: DevelopmentOptions = DevelopmentOptions()
     authentication: AuthenticationOptions = AuthenticationOptions()
     authorization: AuthorizationOptions = AuthorizationOptions()
+    tls: TlsOptions = TlsOptions()
     embedding: EmbeddingOptions = EmbeddingOptions()
     encryption: EncryptionOptions = EncryptionOptions()
     models_dir: Path | None = Field(None, description="Where model weights are looked for first.")
