@@ -28,6 +28,7 @@ _WHY_NOT = {
     pb.ABSTENTION_REASON_NOTHING_FOUND: "no document that you may read was found",
     pb.ABSTENTION_REASON_NOT_SUPPORTED: "documents were found, but none supports an answer",
     pb.ABSTENTION_REASON_LOW_CONFIDENCE: "the confidence is below what was asked for",
+    pb.ABSTENTION_REASON_SOURCES_WITHDRAWN: "documents were withdrawn while the answer was written",
 }
 
 
@@ -81,7 +82,7 @@ async def _show_as_it_comes(screen: Screen, channel: grpc.aio.Channel, question:
                     _write(paper.feed(event.delta.text))
                 case "reset":
                     _write(paper.reset())
-                    status.update("Starting over with another endpoint …")
+                    status.update("Starting over …")
                     status.start()
                 case "final":
                     response = event.final

@@ -9,7 +9,7 @@ from enum import Enum
 
 from services.corpus.errors import FieldViolation
 from services.corpus.filter import Metadata
-from services.corpus.principal import Access
+from services.corpus.principal import Access, Caller
 
 
 class Failure(Enum):
@@ -63,12 +63,20 @@ class Identified:
     document_id: str
 
 
-def identify(drafts: Sequence[Draft]) -> list[Identified]:
-    """Drafts with their digests and ids; contents without an id are known by their digest. CPU-bound."""
+def identify(caller: Caller, drafts: Sequence[Draft]) -> list[Identified]:
+    """Drafts with their digests and ids; CPU-bound.
+
+    Contents without an id are known by their digest and by who takes them in, so that an id that is taken never
+    tells that somebody else holds the same file.
+    """
+    # The length keeps ("a", "b:c") apart from ("a:b", "c").
+    owner = f"{len(caller.tenant)}:{caller.tenant}\0{caller.subject}\0".encode("utf-8", "surrogatepass")
     identified = []
     for index, draft in enumerate(drafts):
-        digest = hashlib.sha256(draft.content).hexdigest() if draft.content else ""
-        document_id = draft.document_id or (f"doc-{digest[:32]}" if digest else "")
+        document_id, digest = draft.document_id, ""
+        if draft.content:
+            digest = hashlib.sha256(draft.content).hexdigest()
+            document_id = document_id or f"doc-{hashlib.sha256(owner + bytes.fromhex(digest)).hexdigest()[:32]}"
         identified.append(Identified(index, draft, digest, document_id))
     return identified
 

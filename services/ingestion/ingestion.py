@@ -28,10 +28,10 @@ from services.corpus.principal import Access, Caller
 from services.corpus.terms import analyze
 from services.ingestion.batch import Draft, Failure, Identified, Outcome, identify, not_reached
 from services.ingestion.media_type import detect_media_type
+from services.ingestion.ownership import may_manage
 from services.ingestion.parsed import ChunkLimits, ParseFailure, SplitDocument
 from services.ingestion.ports import Catalog, DocumentParser, Embedder, VectorStore, VersionPlan
 from services.ingestion.store_writer import StoreWriter
-from services.security.permissions import EVERYTHING
 from services.vectorstores.ports import Partition, StoredChunk
 
 _log = structlog.get_logger(__name__)
@@ -130,7 +130,7 @@ class Ingestor:
         if not drafts:
             return []
         # In a thread: tens of megabytes take a while. All at once: documents must start in the order given.
-        identified = await asyncio.to_thread(identify, drafts)
+        identified = await asyncio.to_thread(identify, caller, drafts)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._ingest_one(caller, collection, draft)) for draft in identified]
             _, late = await asyncio.wait(tasks, timeout=patience)
@@ -179,7 +179,7 @@ class Ingestor:
         access = draft.access or collection.default_access or Access(frozenset({f"user:{caller.subject}"}))
         current = await self._current(caller.tenant, collection.name, document_id)
         if current is not None:
-            if not _may_replace(caller, current):
+            if not may_manage(caller, current):
                 raise _Failed(
                     Failure.PERMISSION_DENIED.value, "This document id belongs to somebody else; choose another one."
                 )
@@ -299,8 +299,3 @@ def _same(current: Document, draft: Draft, digest: str, access: Access) -> bool:
         and current.uri == draft.uri
         and (not draft.title or current.title == draft.title)
     )
-
-
-def _may_replace(caller: Caller, document: Document) -> bool:
-    # Being able to read is not enough: a reader who replaced a document would own it and decide who else may read it.
-    return document.owner == f"user:{caller.subject}" or EVERYTHING in caller.permissions

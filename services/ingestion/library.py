@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from services.corpus.document import DEFAULT_COLLECTION, Collection, Document, DocumentState
-from services.corpus.errors import AlreadyExists, NotFound
+from services.corpus.document import DEFAULT_COLLECTION, Collection, Document
+from services.corpus.errors import AlreadyExists, NotFound, PermissionDenied
 from services.corpus.filter import Filter
 from services.corpus.principal import Access, Caller
 from services.embedding.ports import EmbeddingModel
+from services.ingestion.ownership import may_manage
 from services.ingestion.ports import Catalog, VectorStore
 from services.vectorstores.ports import Partition
 
@@ -82,10 +83,11 @@ class Library:
 
     async def document(self, caller: Caller, collection: str, document_id: str) -> Document:
         """An active document that the caller may read; NotFound otherwise, whatever the reason."""
-        found = await self._catalog.get_document(caller.tenant, collection, document_id)
-        if found is None or found.state is not DocumentState.ACTIVE or not found.access.admits(caller.principals):
+        # The catalog's query decides: neither the time nor the error tells what is absent from what is somebody else's.
+        found = await self._catalog.find_readable(caller.tenant, collection, [document_id], caller.principals)
+        if document_id not in found:
             raise NotFound("no such document", metadata={"document_id": document_id})
-        return found
+        return found[document_id]
 
     async def list_documents(
         self, caller: Caller, collection: str, *, filter_: Filter | None, after: str, limit: int
@@ -99,9 +101,13 @@ class Library:
     async def update_access(self, caller: Caller, collection: str, document_id: str, access: Access) -> Document:
         """Change who may read a document, from the next query on; NotFound as above.
 
-        The catalog changes first and decides; the stores' own narrowing follows.
+        Its owner may, and an administrator, while they can read it themselves: nobody grants what they lack. A reader
+        who is neither gets PermissionDenied, and nobody else learns that the document exists. The catalog changes
+        first and decides; the stores' own narrowing follows.
         """
-        await self.document(caller, collection, document_id)
+        document = await self.document(caller, collection, document_id)
+        if not may_manage(caller, document):
+            raise PermissionDenied("only the document's owner or an administrator may change who reads it")
         number = await self._catalog.set_access(caller.tenant, collection, document_id, access)
         await self._store.assign_readers(Partition(caller.tenant, collection), document_id, number)
         changed = await self._catalog.get_document(caller.tenant, collection, document_id)

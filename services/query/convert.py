@@ -6,7 +6,8 @@ from groundwire.common.v1 import core_pb2
 from groundwire.query.v1 import query_service_pb2 as pb
 from services.corpus.errors import Violations
 from services.query.ports import Attempt, Delta, Reset
-from services.query.query import Abstention, Answer, CitedSource, Question, Retrieved, Step
+from services.query.query import Abstention, Answer, Question, Retrieved, Step
+from services.query.sources import CitedSource
 from services.runtime import wire, wire_request
 
 MAX_TOKENS = 8192
@@ -18,6 +19,7 @@ _ABSTENTIONS = {
     Abstention.NOTHING_FOUND: pb.ABSTENTION_REASON_NOTHING_FOUND,
     Abstention.NOT_SUPPORTED: pb.ABSTENTION_REASON_NOT_SUPPORTED,
     Abstention.LOW_CONFIDENCE: pb.ABSTENTION_REASON_LOW_CONFIDENCE,
+    Abstention.SOURCES_WITHDRAWN: pb.ABSTENTION_REASON_SOURCES_WITHDRAWN,
 }
 
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Collection as Some
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from services.corpus.coverage import Coverage, Notice
 from services.corpus.filter import Filter
+
+
+class Reference(NamedTuple):
+    """A version of a document."""
+
+    collection: str
+    document_id: str
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,11 @@ class FoundPassage:
     page: int
     score: float
     stores: tuple[str, ...]
+
+    @property
+    def reference(self) -> Reference:
+        """The version of the document that the passage belongs to."""
+        return Reference(self.collection, self.document_id, self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +66,9 @@ class Retrieval(Protocol):
 
     async def retrieve(self, search: Search) -> Found:
         """The passages that answer ``search``, among those that the current caller may read."""
+
+    async def still_readable(self, references: Some[Reference]) -> frozenset[Reference]:
+        """Those of ``references`` that are current versions of documents that the current caller may read now."""
 
     async def close(self) -> None:
         """Release connections."""

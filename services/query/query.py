@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from services.corpus.coverage import Coverage, Notice
@@ -14,20 +14,25 @@ from services.corpus.filter import Filter
 from services.corpus.principal import Caller
 from services.query.ports import (
     Attempt,
-    Citation,
     Delta,
     Found,
     FoundPassage,
     Generation,
+    GenerationStep,
     Reset,
     Retrieval,
     Search,
     Written,
 )
+from services.query.sources import CitedSource, cited_sources, offered_sources
+from services.query.watch import SourceWatch
 
 NOTHING_FOUND = "I found nothing about this in the documents that you may read."
-# A snippet longer than this says less than its first supporting sentence alone.
-_LONGEST_SNIPPET = 600
+SOURCES_WITHDRAWN = "Documents were withdrawn while the answer was written. Ask again."
+CHECK_INTERVAL = 1.0
+"""While an answer is written, seconds after which its sources are checked again."""
+# Whoever changes readers faster than answers are written would otherwise keep an endpoint busy for ever.
+_MOST_RESTARTS = 2
 
 
 class Abstention(Enum):
@@ -36,6 +41,10 @@ class Abstention(Enum):
     NOTHING_FOUND = "nothing-found"
     NOT_SUPPORTED = "not-supported"
     LOW_CONFIDENCE = "low-confidence"
+    SOURCES_WITHDRAWN = "sources-withdrawn"
+
+
+_ABSTENTIONS = {Abstention.NOTHING_FOUND: NOTHING_FOUND, Abstention.SOURCES_WITHDRAWN: SOURCES_WITHDRAWN}
 
 
 @dataclass(frozen=True)
@@ -51,18 +60,6 @@ class Question:
     collections: tuple[str, ...] = ()
     top_k: int = 8
     min_confidence: float = 0.0
-
-
-@dataclass(frozen=True)
-class CitedSource:
-    """One source: ``snippet`` stands at ``start``..``end`` of the document's text (offsets in code points)."""
-
-    marker: str
-    passage: FoundPassage
-    snippet: str
-    start: int
-    end: int
-    cited: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Retrieval has finished; the first step of a streamed answer."""
+    """What the answer is built on: the first step of a streamed answer, and again after sources were withdrawn."""
 
     sources: tuple[CitedSource, ...]
     coverage: Coverage
@@ -114,24 +111,57 @@ class Answerer:
     async def stream(self, caller: Caller, question: Question) -> AsyncGenerator[Step, None]:
         """The steps of an answer: Retrieved, then attempts, deltas and resets, then one Answer.
 
-        Applying deltas and resets in order gives exactly ``Answer.text``. Raises PermissionDenied when the
-        question names another user than the caller, and what retrieval and generation raise.
+        Applying deltas and resets in order gives exactly ``Answer.text``. The sources are checked before anybody
+        writes from them, once in ``CHECK_INTERVAL`` while they do, and before the Answer. When one is withdrawn, a
+        Reset and a Retrieved with the remaining ones follow, and the answer is written anew from those.
+
+        Raises PermissionDenied when the question names another user than the caller, Unavailable when the sources
+        cannot be checked, and what retrieval and generation raise.
         """
         if question.user_id and question.user_id != caller.subject:
             raise PermissionDenied("user_id is not the caller; leave it empty or send the token's subject")
         started = self._clock()
         search = Search(question.query, question.filter_, question.collections, question.top_k)
         found = await self._retrieval.retrieve(search)
-        yield Retrieved(_offered(found.passages), found.coverage)
-        if not found.passages:
-            yield Delta(NOTHING_FOUND)
-            yield self._nothing_found(question, found, started)
+        watch = SourceWatch(self._retrieval, found.passages, clock=self._clock, interval=CHECK_INTERVAL)
+        yield Retrieved(offered_sources(found.passages), found.coverage)
+        attempts = restarts = 0
+        while watch.passages and restarts <= _MOST_RESTARTS:
+            async with aclosing(self._write(question, watch, attempts)) as steps:
+                async for step in steps:
+                    if isinstance(step, Written):
+                        yield self._answer(question, found, watch.passages, step, started)
+                        return
+                    if isinstance(step, Attempt):
+                        attempts = step.number
+                    yield step
+            restarts += 1
+            yield Reset("a source was withdrawn")
+            # The client may have taken its time with that.
+            while not await watch.all_readable():
+                watch.go_on()
+            given_up = restarts > _MOST_RESTARTS
+            yield Retrieved(() if given_up else offered_sources(watch.passages), found.coverage)
+        abstention = Abstention.SOURCES_WITHDRAWN if watch.passages else Abstention.NOTHING_FOUND
+        yield Delta(_ABSTENTIONS[abstention])
+        yield self._nothing(question, found, abstention, started)
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._retrieval.close()
+        await self._generation.close()
+
+    async def _write(
+        self, question: Question, watch: SourceWatch, attempts: int
+    ) -> AsyncGenerator[GenerationStep, None]:
+        """The steps of writing from the watched passages, up to the first check that finds one withdrawn.
+
+        Written comes last, and only after a check. Attempts count on from ``attempts``.
+        """
+        if not await watch.all_readable():
             return
         writing = self._generation.write(
-            question.query,
-            found.passages,
-            max_tokens=question.max_tokens,
-            min_confidence=question.min_confidence,
+            question.query, watch.passages, max_tokens=question.max_tokens, min_confidence=question.min_confidence
         )
         written: Written | None = None
         async with aclosing(writing) as steps:
@@ -139,30 +169,35 @@ class Answerer:
             async for step in steps:
                 if isinstance(step, Written):
                     written = step
+                elif not await watch.all_readable():
+                    return
                 else:
-                    yield step
+                    yield replace(step, number=attempts + step.number) if isinstance(step, Attempt) else step
         if written is None:
             raise Unavailable("the answer broke off")
-        yield self._answer(question, found, written, started)
+        if await watch.all_readable(now=True):
+            yield written
 
-    async def close(self) -> None:
-        """Release connections."""
-        await self._retrieval.close()
-        await self._generation.close()
-
-    def _nothing_found(self, question: Question, found: Found, started: float) -> Answer:
+    def _nothing(self, question: Question, found: Found, abstention: Abstention, started: float) -> Answer:
         return Answer(
-            text=NOTHING_FOUND,
+            text=_ABSTENTIONS[abstention],
             sources=(),
             confidence=0.0,
             processing_time=self._clock() - started,
             request_id=question.request_id,
-            abstention=Abstention.NOTHING_FOUND,
+            abstention=abstention,
             coverage=found.coverage,
             notices=(*found.notices, *_session_notice(question)),
         )
 
-    def _answer(self, question: Question, found: Found, written: Written, started: float) -> Answer:
+    def _answer(
+        self,
+        question: Question,
+        found: Found,
+        passages: Sequence[FoundPassage],
+        written: Written,
+        started: float,
+    ) -> Answer:
         abstention = None
         if written.low_confidence:
             abstention = Abstention.LOW_CONFIDENCE
@@ -170,7 +205,7 @@ class Answerer:
             abstention = Abstention.NOT_SUPPORTED
         return Answer(
             text=written.answer,
-            sources=cited_sources(found.passages, written.citations),
+            sources=cited_sources(passages, written.citations),
             confidence=written.confidence,
             processing_time=self._clock() - started,
             request_id=question.request_id,
@@ -181,47 +216,6 @@ class Answerer:
             output_tokens=written.output_tokens,
             notices=(*found.notices, *written.notices, *_session_notice(question)),
         )
-
-
-def cited_sources(passages: Sequence[FoundPassage], citations: Sequence[Citation]) -> tuple[CitedSource, ...]:
-    """Cited passages first, in the order in which the answer cites them, then the others as they were found."""
-    by_place: dict[int, list[Citation]] = {}
-    for citation in citations:
-        # A citation that points nowhere would show words that no document has.
-        if _points_into(citation, passages):
-            by_place.setdefault(citation.place, []).append(citation)
-    cited = [_cited(passages[place], spans) for place, spans in by_place.items()]
-    offered = [source for place, source in enumerate(_offered(passages)) if place not in by_place]
-    return (*cited, *offered)
-
-
-def _points_into(citation: Citation, passages: Sequence[FoundPassage]) -> bool:
-    if not 0 <= citation.place < len(passages):
-        return False
-    return 0 <= citation.start < citation.end <= len(passages[citation.place].text)
-
-
-def _cited(passage: FoundPassage, spans: Sequence[Citation]) -> CitedSource:
-    start, end = min(span.start for span in spans), max(span.end for span in spans)
-    if end - start > _LONGEST_SNIPPET:
-        start, end = spans[0].start, spans[0].end
-    return CitedSource(
-        spans[0].marker, passage, passage.text[start:end], passage.start + start, passage.start + end, cited=True
-    )
-
-
-def _offered(passages: Sequence[FoundPassage]) -> tuple[CitedSource, ...]:
-    return tuple(
-        CitedSource(
-            f"[{place}]",
-            passage,
-            passage.text[:_LONGEST_SNIPPET],
-            passage.start,
-            passage.start + min(len(passage.text), _LONGEST_SNIPPET),
-            cited=False,
-        )
-        for place, passage in enumerate(passages, start=1)
-    )
 
 
 def _session_notice(question: Question) -> tuple[Notice, ...]:

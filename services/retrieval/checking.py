@@ -1,7 +1,9 @@
 """The gate: nothing that a store found goes on before the catalog has agreed.
 
 It fails closed: an error of the catalog is the query's error. What it admits is decided before scores are normalised,
-so that neither a chunk nor a score tells a caller about documents that it may not read.
+so that neither a chunk nor a score tells a caller about documents that it may not read. What was admitted is asked
+about once more before it leaves (:func:`readable_now`): searching, reading and reranking take time, in which access
+may have been withdrawn.
 """
 
 from __future__ import annotations
@@ -13,7 +15,29 @@ from services.catalog.ports import Catalog
 from services.corpus.document import Document
 from services.corpus.filter import Filter, matches
 from services.corpus.principal import Caller
-from services.retrieval.result import ChunkKey
+from services.retrieval.result import ChunkKey, Reference
+
+
+async def readable_now(
+    catalog: Catalog, caller: Caller, references: Some[Reference], filter_: Filter | None = None
+) -> frozenset[Reference]:
+    """Those of ``references`` that are, at this moment, current versions of documents that the caller may read.
+
+    With a ``filter_``, the documents' metadata must satisfy it. Nothing is remembered between calls. Raises
+    Unavailable when the catalog does not answer.
+    """
+    wanted: dict[str, set[str]] = {}
+    for reference in references:
+        wanted.setdefault(reference.collection, set()).add(reference.document_id)
+    current = set()
+    for collection, document_ids in wanted.items():
+        found = await catalog.find_readable(caller.tenant, collection, sorted(document_ids), caller.principals)
+        current |= {
+            Reference(collection, document_id, document.version)
+            for document_id, document in found.items()
+            if matches(filter_, document.metadata)
+        }
+    return frozenset(current.intersection(references))
 
 
 class Gate:
@@ -47,6 +71,20 @@ class Gate:
             document = self._documents[key.collection, key.document_id]
             if document is not None and document.version == key.version:
                 self._admitted[key] = document
+
+    async def check_again(self, keys: Some[ChunkKey]) -> bool:
+        """Ask the catalog once more about admitted ``keys``; whether all of them may still be seen.
+
+        The documents of those that may not are turned down for the rest of the request, with all their chunks.
+        """
+        references = {key.reference for key in keys}
+        withdrawn = references - await readable_now(self._catalog, self._caller, references, self._filter)
+        for reference in withdrawn:
+            self._documents[reference.collection, reference.document_id] = None
+        turned_down = {reference[:2] for reference in withdrawn}
+        for key in [key for key in self._admitted if key.reference[:2] in turned_down]:
+            del self._admitted[key]
+        return not withdrawn
 
     async def chunks_in_reach(self, collection: str, most: int) -> int | None:
         """How many chunks of a collection could be admitted, or None if they belong to more than ``most`` documents.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from groundwire.common.v1 import core_pb2
 from groundwire.retrieval.v1 import retrieval_service_pb2 as pb
@@ -14,10 +14,11 @@ from services.retrieval.request import (
     RetrievalMode,
     RetrieveQuery,
 )
-from services.retrieval.result import RetrievedPassage, RetrieveResult, StageTimings, StoreStatus
+from services.retrieval.result import Reference, RetrievedPassage, RetrieveResult, StageTimings, StoreStatus
 from services.runtime import wire, wire_request
 
 MAX_STORES = 64
+MAX_SOURCES = 100
 
 _MODES = {
     pb.RETRIEVAL_MODE_UNSPECIFIED: RetrievalMode.HYBRID,
@@ -54,6 +55,28 @@ def read_request(message: pb.RetrieveRequest) -> RetrieveQuery:
         mode=mode or RetrievalMode.HYBRID,
         rerank=rerank or RerankMode.AUTO,
         stores=tuple(message.stores),
+    )
+
+
+def read_references(message: pb.CheckSourcesRequest) -> tuple[Reference, ...]:
+    """The sources to check; raises InvalidRequest with every wrong field."""
+    violations = Violations()
+    violations.require(len(message.sources) <= MAX_SOURCES, "sources", f"at most {MAX_SOURCES} sources")
+    references = []
+    for place, source in enumerate(message.sources[:MAX_SOURCES]):
+        path = f"sources[{place}]"
+        collection = wire_request.read_identifier(source.collection, f"{path}.collection", violations)
+        document_id = wire_request.read_identifier(source.document_id, f"{path}.document_id", violations)
+        violations.require(source.version >= 1, f"{path}.version", "must be at least 1")
+        references.append(Reference(collection, document_id, source.version))
+    violations.raise_if_any()
+    return tuple(references)
+
+
+def write_references(readable: Iterable[Reference]) -> pb.CheckSourcesResponse:
+    """The response of CheckSources."""
+    return pb.CheckSourcesResponse(
+        readable=[pb.SourceReference(**reference._asdict()) for reference in sorted(readable)]
     )
 
 

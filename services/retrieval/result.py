@@ -21,6 +21,19 @@ class ChunkKey(NamedTuple):
     document_id: str
     version: int
 
+    @property
+    def reference(self) -> Reference:
+        """The version of the document that the chunk belongs to."""
+        return Reference(self.collection, self.document_id, self.version)
+
+
+class Reference(NamedTuple):
+    """A version of a document, as sources refer to it."""
+
+    collection: str
+    document_id: str
+    version: int
+
 
 @dataclass(frozen=True, slots=True)
 class StageScores:

@@ -1,16 +1,19 @@
 """Retrieval: from a caller's question to the passages that answer it.
 
     resolve collections → embed → ask the stores → check with the catalog → fuse → fetch → drop doubles → rerank
-                                        ↑__________________________________________________|
-                                           deeper, while too few hits pass the check
+                                        ↑               ↑__________________________________|              |
+                                        |____ deeper, while too few hits pass the check                   ↓
+                                                        ↑________ again, without what was withdrawn ____ check
 
-The check comes before the fusion, so that normalised scores depend on nothing but what the caller may read.
+The check comes before the fusion, so that normalised scores depend on nothing but what the caller may read; and once
+more at the end, so that nothing leaves that was withdrawn, deleted or replaced while the request ran.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection as Some
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +22,7 @@ from services.corpus.coverage import Notice
 from services.corpus.errors import FieldViolation, InvalidRequest, Unavailable
 from services.corpus.principal import Caller
 from services.corpus.terms import analyze as analyze_english
-from services.retrieval.checking import Gate
+from services.retrieval.checking import Gate, readable_now
 from services.retrieval.deepening import too_shallow
 from services.retrieval.federation import FederatedSearch, Federation, Half, HitList, Question
 from services.retrieval.fusion import Normalisation
@@ -29,11 +32,13 @@ from services.retrieval.ranking import rank, select
 from services.retrieval.request import RerankMode, RetrievalMode, RetrieveQuery
 from services.retrieval.rerank import RERANK_SKIPPED, RerankPolicy
 from services.retrieval.reranking import rerank
-from services.retrieval.result import RetrievedPassage, RetrieveResult, StageTimings, StoreStatus
+from services.retrieval.result import Reference, RetrievedPassage, RetrieveResult, StageTimings, StoreStatus
 from services.retrieval.scope import require_same_model, resolve_collections
 from services.retrieval.status import store_statuses
 from services.retrieval.texts import Texts
 
+# A caller whose documents are withdrawn faster than this gets fewer passages than asked for, never one of those.
+_MOST_ROUNDS = 3
 _HALVES = {
     RetrievalMode.HYBRID: (Half.DENSE, Half.LEXICAL),
     RetrievalMode.DENSE: (Half.DENSE,),
@@ -115,12 +120,16 @@ class Retriever:
         with self._timed(timings, "total"):
             self._require_stores(request.stores)
             run = await self._prepare(caller, request, timings)
-            passages = await self._find(run)
-            passages = await self._rerank(run, passages)
+            await self._start(run)
+            passages = await self._settle(run)
         if run.texts.damaged:
             run.notices.append(Notice("PASSAGE_DAMAGED", "a stored passage could not be read and was left out"))
         coverage = run.search.coverage(run.gate.admitted)
-        return RetrieveResult(tuple(passages[: request.top_k]), coverage, timings, tuple(run.notices))
+        return RetrieveResult(tuple(passages[: request.top_k]), coverage, timings, tuple(dict.fromkeys(run.notices)))
+
+    async def check_sources(self, caller: Caller, references: Some[Reference]) -> frozenset[Reference]:
+        """Those of ``references`` that the caller may still read, in that very version; Unavailable."""
+        return await readable_now(self._catalog, caller, references)
 
     async def list_stores(self, caller: Caller) -> list[StoreStatus]:
         """Every configured store's status, in the configured order; a failing one hides no other."""
@@ -173,16 +182,31 @@ class Retriever:
             notices=notices,
         )
 
+    async def _start(self, run: _Run) -> None:
+        with self._timed(run.timings, "search"):
+            await run.search.start(max(self._policy.first_depth, 4 * run.request.top_k))
+        run.search.require_an_answer()
+
+    async def _settle(self, run: _Run) -> list[RetrievedPassage]:
+        """The best passages, each looked up in the catalog after all else was done.
+
+        If one was withdrawn meanwhile, the ranking is made again without it: others move up, and no score depends on
+        it any more.
+        """
+        for _ in range(_MOST_ROUNDS):
+            passages = await self._rerank(run, await self._find(run))
+            with self._timed(run.timings, "check"):
+                if await run.gate.check_again([passage.key for passage in passages]):
+                    break
+        return [passage for passage in passages if passage.key in run.gate.admitted]
+
     async def _find(self, run: _Run) -> list[RetrievedPassage]:
-        """Search, check, fuse and read, going deeper while fewer than ``top_k`` passages come out of it."""
+        """Check, fuse and read what was found, going deeper while fewer than ``top_k`` passages come out of it."""
         policy, search, gate, top_k = self._policy, run.search, run.gate, run.request.top_k
         wanted = max(top_k, policy.rerank.candidates if self._will_rerank(run) else 0)
-        depth = max(policy.first_depth, 4 * top_k)
+        depth = max(policy.first_depth, 4 * top_k, *(len(hits.hits) for hits in search.lists))
         most_depth = max(policy.most_depth, depth)
         reach: dict[str, int | None] = {}
-        with self._timed(run.timings, "search"):
-            await search.start(depth)
-        search.require_an_answer()
         while True:
             with self._timed(run.timings, "check"):
                 await gate.check(search.keys())

@@ -28,6 +28,11 @@ class RetrievalServicer(pb_grpc.RetrievalServiceServicer):
         result = await self._retriever.retrieve(self._caller_of(), convert.read_request(request))
         return convert.write_result(result)
 
+    async def CheckSources(self, request: pb.CheckSourcesRequest, context: Context) -> pb.CheckSourcesResponse:
+        """CheckSources says which sources of an answer under way the caller may still read."""
+        references = convert.read_references(request)
+        return convert.write_references(await self._retriever.check_sources(self._caller_of(), references))
+
     async def ListStores(self, request: pb.ListStoresRequest, context: Context) -> pb.ListStoresResponse:
         """ListStores says what each vector store can do and how it is."""
         return convert.write_statuses(await self._retriever.list_stores(self._caller_of()))

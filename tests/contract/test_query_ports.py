@@ -73,6 +73,7 @@ class Service(retrieval_rpc.RetrievalServiceServicer, generation_rpc.GenerationS
     def __init__(self) -> None:
         self.found = FOUND
         self.steps: Sequence[GenerationStep | generation_pb.GenerateEvent] = STEPS
+        self.withdrawn: set[str] = set()
         self.error: Exception | None = None
         self.hang = False
         self.started = asyncio.Event()
@@ -105,6 +106,15 @@ class Service(retrieval_rpc.RetrievalServiceServicer, generation_rpc.GenerationS
             coverage=wire.write_coverage(self.found.coverage),
             warnings=wire.write_notices(self.found.notices),
         )
+
+    async def CheckSources(  # noqa: N802 - the contract's name
+        self, request: retrieval_pb.CheckSourcesRequest, context: Any
+    ) -> retrieval_pb.CheckSourcesResponse:
+        await self.play(request, context)
+        left = [source for source in request.sources if source.document_id not in self.withdrawn]
+        # Whatever a service says: what nobody asked about is not believed.
+        unasked = retrieval_pb.SourceReference(collection="default", document_id="unasked", version=1)
+        return retrieval_pb.CheckSourcesResponse(readable=[*left, unasked])
 
     async def StreamGenerate(  # noqa: N802 - the contract's name
         self, request: generation_pb.GenerateRequest, context: Any
@@ -185,7 +195,9 @@ async def serving(service: Service, directory: Path) -> AsyncIterator[tuple[Retr
 @asynccontextmanager
 async def _in_memory(service: Service, _directory: Path) -> AsyncIterator[tuple[Retrieval, Generation]]:
     steps: list[Any] = [*service.steps, service.error] if service.error is not None else [*service.steps]
-    yield ScriptedRetrieval(service.error or service.found), ScriptedGeneration(steps)
+    retrieval = ScriptedRetrieval(service.error or service.found)
+    retrieval.withdrawn = service.withdrawn
+    yield retrieval, ScriptedGeneration(steps)
 
 
 Adapters = Callable[[Service, Path], AbstractAsyncContextManager[tuple[Retrieval, Generation]]]
@@ -215,6 +227,21 @@ async def test_what_is_found_arrives_whole(adapters: Adapters, tmp_path: Path) -
         assert await retrieval.retrieve(SEARCH) == Found((), COVERAGE)
 
 
+async def test_what_is_still_readable_is_part_of_what_was_asked(adapters: Adapters, tmp_path: Path) -> None:
+    service = Service()
+    service.withdrawn = {"canteen"}
+    garage, canteen = (found.reference for found in FOUND.passages)
+    elsewhere, later = garage._replace(collection="legal"), garage._replace(version=2**40)
+    async with adapters(service, tmp_path) as (retrieval, _):
+        for asked, left in (
+            ([garage, canteen, garage], {garage}),
+            ([elsewhere, later], {elsewhere, later}),
+            ([canteen], set()),
+            ([], set()),
+        ):
+            assert await retrieval.still_readable(asked) == left
+
+
 async def test_what_is_written_arrives_step_by_step(adapters: Adapters, tmp_path: Path) -> None:
     service = Service()
     async with adapters(service, tmp_path) as (_, generation):
@@ -228,7 +255,8 @@ async def test_errors_arrive_as_what_they_are(adapters: Adapters, tmp_path: Path
     service = Service()
     service.error, service.steps = error, STEPS[:2]
     async with adapters(service, tmp_path) as (retrieval, generation):
-        for call in (retrieval.retrieve(SEARCH), write(generation)):
+        sources = [found.reference for found in FOUND.passages]
+        for call in (retrieval.retrieve(SEARCH), retrieval.still_readable(sources), write(generation)):
             with pytest.raises(type(error)) as caught:
                 await call
             assert (caught.value.message, caught.value.reason) == (error.message, error.reason)

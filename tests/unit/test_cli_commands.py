@@ -37,6 +37,7 @@ from services.corpus.errors import (
 from services.runtime.identity import development_identity
 from services.runtime.server import MIB, Server, Service
 from services.runtime.settings import Settings
+from services.runtime.unbuilt import unbuilt
 
 _ROOT = Path(__file__).resolve().parents[2]
 _GOLDEN = _ROOT / "tests" / "golden"
@@ -229,6 +230,8 @@ class FakeIngestion(ingestion_rpc.IngestionServiceServicer):
 
 class FakeRetrieval(retrieval_rpc.RetrievalServiceServicer):
     """Finds one passage and has one store."""
+
+    CheckSources = unbuilt
 
     async def Retrieve(  # noqa: N802
         self, request: retrieval_pb.RetrieveRequest, context: Any

@@ -19,7 +19,7 @@ from services.corpus.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.corpus.principal import Access
+from services.corpus.principal import Access, Caller
 from services.ingestion.adapters.parsing.in_process import InProcessParser
 from services.ingestion.batch import Draft, Failure, Outcome
 from services.ingestion.ingestion import IngestionLimits, Ingestor
@@ -52,13 +52,26 @@ async def test_a_document_is_taken_in_whole() -> None:
         assert LONG.decode()[passage.start : passage.end] == passage.text
 
 
-async def test_without_an_id_the_same_contents_are_the_same_document() -> None:
+async def test_without_an_id_the_same_contents_of_one_person_are_the_same_document() -> None:
     world = World()
     (first,) = await world.ingest(Draft(LONG))
     (second,) = await world.ingest(Draft(LONG))
-    assert first.document_id == second.document_id == f"doc-{hashlib.sha256(LONG).hexdigest()[:32]}"
+    assert first.document_id == second.document_id
     assert (first.unchanged, second.unchanged, second.version) == (False, True, 1)
+    (third,) = await world.ingest(Draft(LONG + b"."))
+    assert third.document_id != first.document_id
     assert await world.ingest() == []
+
+
+async def test_without_an_id_nobody_learns_who_else_has_the_same_file() -> None:
+    world = World()
+    ids = set()
+    # The last two differ only in where the tenant ends and the subject begins.
+    for caller in (ALICE, BOB, Caller("initech", "alice"), Caller("a", "b\0c"), Caller("a\0b", "c")):
+        (outcome,) = await world.ingest(Draft(LONG), caller=caller)
+        assert (outcome.reason, outcome.unchanged, outcome.version) == (None, False, 1)
+        ids.add(outcome.document_id)
+    assert len(ids) == 5
 
 
 @pytest.mark.parametrize(

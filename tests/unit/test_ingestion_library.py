@@ -6,14 +6,15 @@ import asyncio
 
 import pytest
 
-from services.corpus.errors import AlreadyExists, NotFound, Unavailable
+from services.corpus.errors import AlreadyExists, NotFound, PermissionDenied, Unavailable
 from services.corpus.filter import Equals
 from services.corpus.principal import Access, Caller
 from services.ingestion.batch import Draft
 from services.ingestion.library import CollectionChanges
-from tests.support.ingestion import ALICE, BOB, TENANT, World
+from tests.support.ingestion import ADMIN, ALICE, BOB, TENANT, World
 
 HR = Access(frozenset({"group:hr"}))
+OWN = Access(frozenset({"user:alice"}))
 BOTH = Access(frozenset({"user:alice", "user:bob"}))
 STRANGER = Caller("initech", "alice", permissions=frozenset({"admin:*"}))
 
@@ -78,6 +79,7 @@ async def test_what_may_not_be_read_looks_like_what_does_not_exist(world: World)
 
 async def test_access_changes_take_effect_in_the_catalog_and_in_the_store(world: World) -> None:
     changed = await world.library.update_access(ALICE, "default", "own", HR)
+    assert changed.owner == "user:alice"
     assert changed.access == HR
     assert await listed(world, BOB) == ["hr", "own", "shared"]
     assert await listed(world, ALICE) == ["shared"]
@@ -87,13 +89,35 @@ async def test_access_changes_take_effect_in_the_catalog_and_in_the_store(world:
     assert numbers <= await world.catalog.reader_sets(TENANT, BOB.principals)
 
 
+async def test_readers_are_changed_by_the_owner_and_administrators_who_can_read_the_document(world: World) -> None:
+    with pytest.raises(PermissionDenied) as caught:
+        await world.library.update_access(BOB, "default", "shared", OWN)
+    assert caught.value.metadata == {}
+    # Not even an administrator, nor the owner, gives what they have not got.
+    for caller in (ADMIN, ALICE):
+        with pytest.raises(NotFound):
+            await world.library.update_access(caller, "default", "hr", BOTH)
+    hr_admin = Caller(TENANT, "carol", groups=frozenset({"hr"}), permissions=frozenset({"admin:*"}))
+    assert (await world.library.update_access(hr_admin, "default", "hr", BOTH)).access == BOTH
+    assert await listed(world, ALICE) == ["hr", "own", "shared"]
+
+
+async def test_whether_a_document_exists_is_decided_by_one_query(world: World) -> None:
+    """An answer that took a second step for documents of others would tell by its time that they are there."""
+    world.faults.log.clear()
+    for document_id in ("hr", "nowhere"):
+        with pytest.raises(NotFound):
+            await world.library.document(ALICE, "default", document_id)
+    assert "get_document" not in world.faults.log
+
+
 async def test_access_is_withdrawn_even_while_the_store_is_away(world: World) -> None:
     world.faults.fail("assign_readers", Unavailable("away"))
     with pytest.raises(Unavailable):
-        await world.library.update_access(BOB, "default", "shared", HR)
-    assert await listed(world, ALICE) == ["own"]
+        await world.library.update_access(ALICE, "default", "shared", OWN)
+    assert await listed(world, BOB) == ["hr"]
     # Repeating the call completes it.
-    assert (await world.library.update_access(BOB, "default", "shared", HR)).access == HR
+    assert (await world.library.update_access(ALICE, "default", "shared", OWN)).access == OWN
     assert world.faults.log.count("assign_readers") == 2
 
 

@@ -18,25 +18,24 @@ from services.query.query import (
     Abstention,
     Answer,
     Answerer,
-    CitedSource,
     Question,
     Retrieved,
-    cited_sources,
 )
+from services.query.sources import CitedSource, cited_sources
 from tests.support.answers import ALICE, COVERAGE, FOUND, STEPS, TEXTS, fold, passage, written
 
 QUESTION = Question("How many spaces?", "r-1")
 
 
 class Clock:
-    """Goes on by one second whenever somebody looks."""
+    """Goes on by one second, once, after the first look; no look at sources is due before it stands still."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.looks = 0
 
     def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
+        self.looks += 1
+        return min(1.0, self.looks - 1)
 
 
 def answerer(
@@ -72,15 +71,15 @@ async def test_the_steps_of_an_answer() -> None:
 async def test_nothing_found_is_said_without_asking_anybody() -> None:
     degraded = Coverage((StoreCoverage("one", StoreState.TIMED_OUT),))
     found = Found((), degraded, (Notice("DENSE_SKIPPED", "no model"),))
-    answers, _ = answerer([RuntimeError("must not be asked")], found)
-    steps = [step async for step in answers.stream(ALICE, QUESTION)]
+    script = [RuntimeError("must not be asked")]
+    steps = [step async for step in answerer(script, found)[0].stream(ALICE, QUESTION)]
     answer = steps[-1]
     assert isinstance(answer, Answer)
     assert (answer.text, answer.abstention, answer.confidence) == (NOTHING_FOUND, Abstention.NOTHING_FOUND, 0.0)
     assert fold(steps) == NOTHING_FOUND
     assert answer.coverage.degraded
     assert [notice.code for notice in answer.notices] == ["DENSE_SKIPPED"]
-    assert await answers.answer(ALICE, QUESTION) == replace(answer, processing_time=1.0)
+    assert await answerer(script, found)[0].answer(ALICE, QUESTION) == answer
 
 
 @pytest.mark.parametrize(

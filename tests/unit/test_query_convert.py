@@ -14,7 +14,8 @@ from services.corpus.errors import InvalidRequest
 from services.corpus.filter import Equals
 from services.query import convert
 from services.query.ports import Attempt, Citation, Delta, Reset
-from services.query.query import Abstention, Answer, Question, Retrieved, Step, cited_sources
+from services.query.query import Abstention, Answer, Question, Retrieved, Step
+from services.query.sources import cited_sources
 from tests.support.answers import COVERAGE, FOUND
 
 SOURCES = cited_sources(FOUND.passages, [Citation("[1]", 0, 4, 33)])

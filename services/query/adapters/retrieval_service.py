@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Collection as Some
 from typing import TYPE_CHECKING
 
 import grpc
@@ -10,7 +11,7 @@ import grpc
 from groundwire.retrieval.v1 import retrieval_service_pb2 as pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as rpc
 from services.corpus.errors import GroundwireError
-from services.query.ports import Found, FoundPassage, Search
+from services.query.ports import Found, FoundPassage, Reference, Search
 from services.runtime import wire
 
 if TYPE_CHECKING:
@@ -42,6 +43,16 @@ class RetrievalOverGrpc:
             coverage=wire.read_coverage(response.coverage),
             notices=wire.read_notices(response.warnings),
         )
+
+    async def still_readable(self, references: Some[Reference]) -> frozenset[Reference]:
+        """See the port."""
+        asked = frozenset(references)
+        request = pb.CheckSourcesRequest(sources=[pb.SourceReference(**it._asdict()) for it in sorted(asked)])
+        try:
+            response = await self._stub.CheckSources(request)
+        except grpc.aio.AioRpcError as error:
+            raise self._to_error(error) from error
+        return asked & {Reference(it.collection, it.document_id, it.version) for it in response.readable}
 
     async def close(self) -> None:
         """See the port."""

@@ -37,6 +37,8 @@ class _AbstentionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Abst
     """Documents were found but none supports an answer."""
     ABSTENTION_REASON_LOW_CONFIDENCE: _AbstentionReason.ValueType  # 3
     """There is an answer, but its confidence is below min_confidence."""
+    ABSTENTION_REASON_SOURCES_WITHDRAWN: _AbstentionReason.ValueType  # 4
+    """Documents were withdrawn again and again while the answer was written."""
 
 class AbstentionReason(_AbstentionReason, metaclass=_AbstentionReasonEnumTypeWrapper):
     """Why no answer is given."""
@@ -49,6 +51,8 @@ ABSTENTION_REASON_NOT_SUPPORTED: AbstentionReason.ValueType  # 2
 """Documents were found but none supports an answer."""
 ABSTENTION_REASON_LOW_CONFIDENCE: AbstentionReason.ValueType  # 3
 """There is an answer, but its confidence is below min_confidence."""
+ABSTENTION_REASON_SOURCES_WITHDRAWN: AbstentionReason.ValueType  # 4
+"""Documents were withdrawn again and again while the answer was written."""
 Global___AbstentionReason: _TypeAlias = AbstentionReason  # noqa: Y015
 
 @_typing.final
@@ -194,7 +198,9 @@ class QueryEvent(_message.Message):
     FINAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def retrieval(self) -> Global___RetrievalEvent:
-        """Retrieval has finished: what was found."""
+        """What the answer is built on. It comes first; if a source is withdrawn while the answer is written, it comes again
+        (after a reset) with what is left, and replaces the sources that were shown before.
+        """
 
     @_builtins.property
     def attempt(self) -> Global___AttemptEvent:
@@ -206,7 +212,7 @@ class QueryEvent(_message.Message):
 
     @_builtins.property
     def reset(self) -> Global___ResetEvent:
-        """Drop all text shown so far: another endpoint starts over."""
+        """Drop all text shown so far: the answer is written anew."""
 
     @_builtins.property
     def final(self) -> Global___QueryResponse:
@@ -233,7 +239,7 @@ Global___QueryEvent: _TypeAlias = QueryEvent  # noqa: Y015
 
 @_typing.final
 class RetrievalEvent(_message.Message):
-    """What retrieval found."""
+    """What the answer is built on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -241,7 +247,7 @@ class RetrievalEvent(_message.Message):
     COVERAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[_core_pb2.Source]:
-        """The sources that the answer will be built on."""
+        """The sources that the answer will be built on, and no others: a later event replaces all of an earlier one's."""
 
     @_builtins.property
     def coverage(self) -> _core_pb2.Coverage:

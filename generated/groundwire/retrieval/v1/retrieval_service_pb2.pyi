@@ -310,6 +310,84 @@ class StageTimings(_message.Message):
 Global___StageTimings: _TypeAlias = StageTimings  # noqa: Y015
 
 @_typing.final
+class SourceReference(_message.Message):
+    """A version of a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection that the document is in."""
+    document_id: _builtins.str
+    """The document."""
+    version: _builtins.int
+    """Its version, at least 1."""
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        document_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "document_id", b"document_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceReference: _TypeAlias = SourceReference  # noqa: Y015
+
+@_typing.final
+class CheckSourcesRequest(_message.Message):
+    """Which sources to check."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceReference]:
+        """The sources, at most 100."""
+
+    def __init__(
+        self,
+        *,
+        sources: _abc.Iterable[Global___SourceReference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckSourcesRequest: _TypeAlias = CheckSourcesRequest  # noqa: Y015
+
+@_typing.final
+class CheckSourcesResponse(_message.Message):
+    """What may still be used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READABLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def readable(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceReference]:
+        """Those of the request's sources that are current versions of documents that the caller may read, each once."""
+
+    def __init__(
+        self,
+        *,
+        readable: _abc.Iterable[Global___SourceReference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["readable", b"readable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckSourcesResponse: _TypeAlias = CheckSourcesResponse  # noqa: Y015
+
+@_typing.final
 class ListStoresRequest(_message.Message):
     """Nothing to say."""
 

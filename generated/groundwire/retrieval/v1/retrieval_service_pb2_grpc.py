@@ -43,6 +43,11 @@ class RetrievalServiceStub:
                 request_serializer=groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveRequest.SerializeToString,
                 response_deserializer=groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveResponse.FromString,
                 _registered_method=True)
+        self.CheckSources = channel.unary_unary(
+                '/groundwire.retrieval.v1.RetrievalService/CheckSources',
+                request_serializer=groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CheckSourcesRequest.SerializeToString,
+                response_deserializer=groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CheckSourcesResponse.FromString,
+                _registered_method=True)
         self.ListStores = channel.unary_unary(
                 '/groundwire.retrieval.v1.RetrievalService/ListStores',
                 request_serializer=groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.ListStoresRequest.SerializeToString,
@@ -65,6 +70,14 @@ class RetrievalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckSources(self, request, context):
+        """CheckSources says which of the sources of an answer under way the caller may still read. It tells no reason for
+        the others: withdrawn, deleted, replaced by a later version and never there are the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListStores(self, request, context):
         """ListStores says what each vector store can do and how it is.
         """
@@ -79,6 +92,11 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.Retrieve,
                     request_deserializer=groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveRequest.FromString,
                     response_serializer=groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveResponse.SerializeToString,
+            ),
+            'CheckSources': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckSources,
+                    request_deserializer=groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CheckSourcesRequest.FromString,
+                    response_serializer=groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CheckSourcesResponse.SerializeToString,
             ),
             'ListStores': grpc.unary_unary_rpc_method_handler(
                     servicer.ListStores,
@@ -117,6 +135,33 @@ class RetrievalService:
             '/groundwire.retrieval.v1.RetrievalService/Retrieve',
             groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveRequest.SerializeToString,
             groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.RetrieveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckSources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/groundwire.retrieval.v1.RetrievalService/CheckSources',
+            groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CheckSourcesRequest.SerializeToString,
+            groundwire_dot_retrieval_dot_v1_dot_retrieval__service__pb2.CheckSourcesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,10 @@ class RetrievalServiceStub:
     """Retrieve finds, fuses, deduplicates and reranks chunks. NOT_FOUND for an unknown collection; UNAVAILABLE only
     when no store answered at all: otherwise the coverage says which ones did.
     """
+    CheckSources: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.CheckSourcesRequest, _retrieval_service_pb2.CheckSourcesResponse]
+    """CheckSources says which of the sources of an answer under way the caller may still read. It tells no reason for
+    the others: withdrawn, deleted, replaced by a later version and never there are the same.
+    """
     ListStores: _grpc.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListStoresRequest, _retrieval_service_pb2.ListStoresResponse]
     """ListStores says what each vector store can do and how it is."""
 
@@ -56,6 +60,10 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     Retrieve: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.RetrieveRequest, _retrieval_service_pb2.RetrieveResponse]  # type: ignore[assignment]
     """Retrieve finds, fuses, deduplicates and reranks chunks. NOT_FOUND for an unknown collection; UNAVAILABLE only
     when no store answered at all: otherwise the coverage says which ones did.
+    """
+    CheckSources: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.CheckSourcesRequest, _retrieval_service_pb2.CheckSourcesResponse]  # type: ignore[assignment]
+    """CheckSources says which of the sources of an answer under way the caller may still read. It tells no reason for
+    the others: withdrawn, deleted, replaced by a later version and never there are the same.
     """
     ListStores: _aio.UnaryUnaryMultiCallable[_retrieval_service_pb2.ListStoresRequest, _retrieval_service_pb2.ListStoresResponse]  # type: ignore[assignment]
     """ListStores says what each vector store can do and how it is."""
@@ -75,6 +83,16 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_retrieval_service_pb2.RetrieveResponse, _abc.Awaitable[_retrieval_service_pb2.RetrieveResponse]]:
         """Retrieve finds, fuses, deduplicates and reranks chunks. NOT_FOUND for an unknown collection; UNAVAILABLE only
         when no store answered at all: otherwise the coverage says which ones did.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckSources(
+        self,
+        request: _retrieval_service_pb2.CheckSourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_service_pb2.CheckSourcesResponse, _abc.Awaitable[_retrieval_service_pb2.CheckSourcesResponse]]:
+        """CheckSources says which of the sources of an answer under way the caller may still read. It tells no reason for
+        the others: withdrawn, deleted, replaced by a later version and never there are the same.
         """
 
     @_abc_1.abstractmethod
