@@ -110,13 +110,16 @@ def commands(planned: Plan, options: Globals) -> dict[str, str]:
     if planned.data_dir_given and "store=" not in to_all:
         to_all += f" --data-dir {shlex.quote(str(planned.settings.data_dir))}"
     target = f"-authority localhost {query}" if query.startswith("unix:") else query
+    plain = "-plaintext"
+    if planned.settings.tls.authorities is not None and not query.startswith("unix:"):
+        plain = f"-cacert {shlex.quote(str(planned.settings.tls.authorities))}"
     question = '{"query": "How do I …?"}'
     return {
         "add documents": f"{base} ingest ./docs --readers 'tenant:*'{to_ingestion}",
         "ask": f'{base} ask "How do I …?"{to_query}',
         "check": f"{base} status{to_all}",
-        "any client": f"grpcurl -plaintext {target} list",
-        "call": f"grpcurl -plaintext -d '{question}' {target} groundwire.query.v1.QueryService/Query",
+        "any client": f"grpcurl {plain} {target} list",
+        "call": f"grpcurl {plain} -d '{question}' {target} groundwire.query.v1.QueryService/Query",
     }
 
 
