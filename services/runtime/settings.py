@@ -178,6 +178,11 @@ class Settings(BaseSettings):
         return str(getattr(self.addresses, service))
 
     @property
+    def development_secrets(self) -> bool:
+        """Whether callers are let in by what is for development alone: nobody beyond this machine is served then."""
+        return not self.authentication.issuers
+
+    @property
     def catalog_path(self) -> Path:
         """The embedded catalog's file."""
         return self.data_dir / "catalog.sqlite3"

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from structlog.testing import capture_logs
 
+from cli import doctor
 from services.runtime.settings import SERVICES, AuthenticationOptions, ConfigurationError, Settings, TlsOptions
 from services.runtime.tls import ReloadingTls, demands_certificates, listening_tls, open_tls
 from services.runtime.tls_files import TlsFiles
@@ -23,7 +24,7 @@ ANYWHERE, LOOPBACK = "0.0.0.0:50052", "127.0.0.1:50052"
 def listen(tls: TlsOptions, address: str = LOOPBACK, service: str = "retrieval", *, issuer: bool = True) -> bool:
     """Whether a service that may listen there does so with TLS."""
     settings = Settings(tls=tls, authentication=AuthenticationOptions(issuers=(ISSUER,) if issuer else ()))
-    return listening_tls(settings, service, address, development_secrets=not issuer) is not None
+    return listening_tls(settings, service, address) is not None
 
 
 # --- where a server may listen ----------------------------------------------------------------------------------------
@@ -56,6 +57,9 @@ def test_development_credentials_never_leave_this_machine(tmp_path: Path, insecu
     with pytest.raises(ConfigurationError, match=r"will not listen on .*authentication\.issuers"):
         listen(tls, ANYWHERE, issuer=False)
     assert listen(tls, LOOPBACK, issuer=False) is with_tls
+    issued = Settings(tls=tls, authentication=AuthenticationOptions(issuers=(ISSUER,)))
+    with pytest.raises(ConfigurationError, match="will not listen on"):
+        listening_tls(issued, "query", ANYWHERE, development_secrets=True)
 
 
 @pytest.mark.parametrize(
@@ -96,9 +100,10 @@ def test_services_that_cannot_tell_who_calls_do_not_start(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("wrong", ["retrieval", "spiffe://Mesh.Example/query", "spiffe://mesh.example", ""])
-def test_an_identity_that_is_none_stops_the_start(tmp_path: Path, wrong: str) -> None:
+@pytest.mark.parametrize("address", [LOOPBACK, "unix:/tmp/s"])
+def test_an_identity_that_is_none_stops_the_start(tmp_path: Path, wrong: str, address: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^tls\.allowed_peers(\[0\])?: "):
-        listen(tls_options(tmp_path, allowed_peers=[wrong]))
+        listen(tls_options(tmp_path, allowed_peers=[wrong]), address)
 
 
 def _missing(folder: Path) -> None:
@@ -195,6 +200,23 @@ def test_a_bundle_may_hold_an_authority_that_has_expired(tmp_path: Path) -> None
     bundle = (tmp_path / "old" / "ca.pem").read_bytes() + (tmp_path / "new" / "ca.pem").read_bytes()
     (tmp_path / "new" / "ca.pem").write_bytes(bundle)
     assert listen(tls)
+
+
+# --- what doctor says ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("age", "state"), [(0, doctor.OK), (24, doctor.WARN), (31, doctor.FAIL)])
+def test_doctor_knows_when_certificates_expire(tmp_path: Path, age: int, state: str) -> None:
+    tls = tls_options(tmp_path, now=datetime.now(UTC) - timedelta(days=age))
+    findings = list(doctor.tls(Settings(data_dir=tmp_path, tls=tls)))
+    assert {finding.state for finding in findings} == {state}
+    assert all("expire" in finding.found for finding in findings)
+    assert bool(findings[0].remedy) is (state != doctor.OK)
+
+
+def test_doctor_says_that_there_is_none(tmp_path: Path) -> None:
+    (finding,) = doctor.tls(Settings(data_dir=tmp_path))
+    assert (finding.state, finding.found.partition(";")[0]) == (doctor.OK, "off")
 
 
 # --- clients ----------------------------------------------------------------------------------------------------------
