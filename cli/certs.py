@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cli.errors import CliError, usage
 from cli.output import Format, Screen
-from cli.services import NAMES
+from cli.services import KEYS, NAMES
 from services.corpus.errors import FailedPrecondition, InvalidField
 from services.runtime.tls import CLIENT
 from services.security.certificates import DevelopmentAuthority, Issued
@@ -59,13 +59,15 @@ def make(directory: Path, *, trust_domain: str, hosts: Sequence[str], days: int,
     now = now or datetime.now(UTC)
     directory = directory.absolute()
     try:
+        identities = [
+            SpiffeId.parse(f"spiffe://{trust_domain}/{name}", "trust_domain") for name in (*NAMES, KEYS, CLIENT)
+        ]
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with only_writer(directory / _AUTHORITY_KEY):
             authority, new = _authority(directory, trust_domain, now)
             issued = {}
-            for name in (*NAMES, CLIENT):
-                identity = SpiffeId.parse(f"spiffe://{trust_domain}/{name}")
-                names = () if name == CLIENT else (*_LOCAL, *hosts)
+            for identity in identities:
+                names = () if identity.service in (KEYS, CLIENT) else (*_LOCAL, *hosts)
                 issued[identity] = authority.issue(identity, names, now, timedelta(days=days))
             # Only now: a wrong --host must not leave half of them renewed.
             if new:

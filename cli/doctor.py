@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -26,7 +27,8 @@ from cli.status import SERVING, UNREACHABLE, check
 from cli.text import plural, size
 from services.corpus.errors import GroundwireError
 from services.embedding.weights import BGE_SMALL_EN, MS_MARCO_MINILM_L12, WeightSources, find_weights
-from services.runtime.settings import Settings, TlsOptions, otlp_configured
+from services.runtime.settings import ConfigurationError, Settings, TlsOptions, otlp_configured
+from services.runtime.tls import listening_tls
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -34,6 +36,8 @@ _LOW_SPACE = 1024**3
 _NO_SPACE = 64 * 1024**2
 _SECRET_WORDS = ("secret", "password", "token", "key", "credential")
 _HIDDEN = "********"
+# A certificate that expires sooner should have been renewed.
+_RENEWAL = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ async def show_doctor(screen: Screen, options: Globals) -> int:
             )
             findings += data_directory(settings.data_dir)
             findings += await asyncio.gather(*(address(name, settings.address(name), settings.tls) for name in NAMES))
+            findings += await asyncio.to_thread(lambda: list(tls(settings)))
             findings.append(await asyncio.to_thread(otlp))
     if screen.format is Format.JSON:
         screen.json({"findings": [asdict(finding) for finding in findings], "settings": effective})
@@ -183,9 +188,9 @@ def _command(pid: int) -> str:
     return " ".join(word for word in words if word)[:80] or "unknown"
 
 
-async def address(name: str, where: str, tls: TlsOptions | None = None) -> Finding:
+async def address(name: str, where: str, options: TlsOptions | None = None) -> Finding:
     """Whether a service could listen at ``where``, or a groundwire answers there already."""
-    answer = await check(name, where, patience=2.0, tls=tls)
+    answer = await check(name, where, patience=2.0, tls=options)
     if answer.state != UNREACHABLE:
         state = OK if answer.state == SERVING else WARN
         return Finding(state, "Address", f"{name} {where}: groundwire answers, {answer.state}", answer.detail)
@@ -201,6 +206,32 @@ async def address(name: str, where: str, tls: TlsOptions | None = None) -> Findi
         f"{name} {where}: {problem}",
         f"end the program that has it, or set GROUNDWIRE_ADDRESSES__{name.upper()} (or `groundwire up --port-base N`)",
     )
+
+
+def tls(settings: Settings, now: datetime | None = None) -> Iterator[Finding]:
+    """Whether every service may listen where it should, and when the first of their certificates expires."""
+    now = now or datetime.now(UTC)
+    ends: list[datetime] = []
+    problems: dict[str, None] = {}
+    for name in NAMES:
+        try:
+            opened = listening_tls(settings, name, settings.address(name))
+        except ConfigurationError as error:
+            problems[str(error)] = None
+        else:
+            if opened is not None and (end := opened.current().not_after):
+                ends.append(end)
+    for problem in problems:
+        yield Finding(FAIL, "TLS", problem, "correct this setting or this file; `groundwire certs` makes certificates")
+    if problems:
+        return
+    if not ends:
+        yield Finding(OK, "TLS", "off; docs/tls.md says how to switch it on")
+        return
+    left = min(ends) - now
+    found = f"the first certificate expires at {min(ends):%Y-%m-%d %H:%M} UTC, in {plural(left.days, 'day')}"
+    soon = left < _RENEWAL
+    yield Finding(WARN if soon else OK, "TLS", found, "renew it; nothing needs to be restarted" if soon else "")
 
 
 def otlp(connect: Callable[..., Any] = socket.create_connection) -> Finding:

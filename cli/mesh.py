@@ -105,8 +105,7 @@ def check_tls(settings: Settings) -> None:
     problems: dict[str, None] = {}
     for name in (*MESH, STORE):
         try:
-            development = not settings.authentication.issuers
-            listening_tls(settings, name, settings.address(name), development_secrets=development)
+            listening_tls(settings, name, settings.address(name))
             open_tls(settings.tls, name)
             # What the supervisor asks with whether everything is ready.
             open_tls(settings.tls, CLIENT)

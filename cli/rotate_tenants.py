@@ -27,7 +27,6 @@ from services.security.resealing import ResealProgress, SealedItems
 from services.security.rotation import Rotation
 
 # What this command calls itself where it acts as a service.
-_NAME = "keys"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ async def rotate(screen: Screen, options: Globals, settings: Settings, *, tenant
     tenants = _tenants(settings, tenant)
     with explained():
         async with AsyncExitStack() as stack:
-            process = Process()
+            process = Process(tls=settings.tls)
             stack.push_async_callback(process.close)
             # From here on this process's calls carry its own token of the mesh.
             await process.identify(settings)
@@ -60,7 +59,7 @@ async def rotate(screen: Screen, options: Globals, settings: Settings, *, tenant
             places: list[SealedItems] = [CatalogDetails(catalog)]
             stores = _stores(options, settings)
             for name, address in stores.items():
-                store = process.remote_store(address, _NAME, name)
+                store = process.remote_store(address, KEYS, name)
                 stack.push_async_callback(store.close)
                 places.append(StoreChunks(store, name))
             work = _Work(screen, keys, places, stores, retire=retire)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
@@ -21,6 +23,18 @@ _FAILED = frozenset(
     }
 )
 _DEFAULT_RETRY = 1.0
+# What gRPC says of a connection that could not be secured, and what that means to whoever configured it.
+_TLS_PROBLEMS = (
+    (
+        re.compile("certificate[ _]verify[ _]failed|verification check failed", re.IGNORECASE),
+        "its certificate is not of tls.authorities, has expired, or is not for this address",
+    ),
+    (re.compile("wrong_version_number", re.IGNORECASE), "it does not use TLS, but tls.authorities is set"),
+    (
+        re.compile("^failed to connect.*socket closed", re.IGNORECASE | re.DOTALL),
+        "it closed the connection; it may use TLS (set tls.authorities) or want a certificate (tls.certificate)",
+    ),
+)
 
 
 def explain(error: grpc.aio.AioRpcError, service: str, address: str) -> CliError:
@@ -29,6 +43,8 @@ def explain(error: grpc.aio.AioRpcError, service: str, address: str) -> CliError
     info, violations, retry_after = _details(error)
     said = clean(error.details() or "")
     where = f"the {service} service at {address}"
+    if code is grpc.StatusCode.UNAVAILABLE and info is None and (problem := tls_problem(error)):
+        return CliError(f"{where}: {problem}", code=ExitCode.UNAVAILABLE)
     if code is grpc.StatusCode.UNAVAILABLE and info is None:
         return CliError(
             f"cannot reach {where}; start it with `groundwire up`, or say where it is with --address",
@@ -58,6 +74,12 @@ def explain(error: grpc.aio.AioRpcError, service: str, address: str) -> CliError
     if violations:
         return CliError(f"{where} refused the request", code=ExitCode.REFUSED, details=violations)
     return CliError(f"{said or code.name} ({service} service)", code=ExitCode.REFUSED)
+
+
+def tls_problem(error: grpc.aio.AioRpcError) -> str:
+    """What is wrong with TLS if that is why there is no connection; else empty."""
+    said = error.details() or ""
+    return next((meaning for pattern, meaning in _TLS_PROBLEMS if pattern.search(said)), "")
 
 
 def _details(

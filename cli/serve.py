@@ -16,6 +16,7 @@ from services.runtime.lifecycle import die_with_parent, serve_until_stopped
 from services.runtime.process import Process
 from services.runtime.server import Server
 from services.runtime.settings import ConfigurationError, Settings
+from services.runtime.tls import listening_tls
 
 
 def run(
@@ -53,6 +54,9 @@ def run(
 
 
 async def _serve(settings: dict[str, Settings], listen: str | None) -> None:
+    # Before anything is opened or made.
+    for name, each in settings.items():
+        listening_tls(each, name, listen or each.address(name))
     process = Process(tls=next(iter(settings.values())).tls)
     servers: dict[str, Server] = {}
     try:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from services.runtime.settings import Settings
 
 STORE = "store"
+# What `groundwire keys` is to the services that it calls: one of the mesh that only calls others.
+KEYS = "keys"
 # From the front of the mesh to its back: the order in which services stop.
 TIERS = (("query", "ingestion"), ("retrieval", "generation"), ("audit", "monitoring"), (STORE,))
 # In the order of their default ports.

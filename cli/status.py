@@ -17,7 +17,7 @@ from cli.ask import as_json
 from cli.client import open_channel
 from cli.errors import ExitCode, usage
 from cli.output import Format, Screen
-from cli.rpc_errors import explain
+from cli.rpc_errors import explain, tls_problem
 from cli.services import MESH, NAMES
 from cli.text import clean, one_line
 from groundwire.generation.v1 import generation_service_pb2 as generation_pb
@@ -104,7 +104,7 @@ async def check(name: str, address: str, patience: float, tls: TlsOptions | None
     except grpc.aio.AioRpcError as error:
         code = error.code()
         if code is grpc.StatusCode.UNAVAILABLE:
-            return Answer(name, address, UNREACHABLE, detail="nothing answers there")
+            return Answer(name, address, UNREACHABLE, detail=tls_problem(error) or "nothing answers there")
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return Answer(name, address, UNREACHABLE, detail="it did not answer in time")
         return Answer(name, address, UNREACHABLE, detail=one_line(explain(error, name, address).message))

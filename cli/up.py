@@ -117,14 +117,17 @@ def commands(planned: Plan, options: Globals) -> dict[str, str]:
         first["a token"] = f"export GROUNDWIRE_TOKEN=$({base} token{role})"
         header = ' -H "authorization: Bearer $GROUNDWIRE_TOKEN"'
     target = f"-authority localhost {query}" if query.startswith("unix:") else query
+    plain = "-plaintext"
+    if planned.settings.tls.authorities is not None and not query.startswith("unix:"):
+        plain = f"-cacert {shlex.quote(str(planned.settings.tls.authorities))}"
     question = '{"query": "How do I …?"}'
     return {
         **first,
         "add documents": f"{base} ingest ./docs --readers 'tenant:*'{to_ingestion}",
         "ask": f'{base} ask "How do I …?"{to_query}',
         "check": f"{base} status{to_all}",
-        "any client": f"grpcurl -plaintext {target} list",
-        "call": f"grpcurl -plaintext{header} -d '{question}' {target} groundwire.query.v1.QueryService/Query",
+        "any client": f"grpcurl {plain} {target} list",
+        "call": f"grpcurl {plain}{header} -d '{question}' {target} groundwire.query.v1.QueryService/Query",
     }
 
 

@@ -72,7 +72,7 @@ class Server:
 
     The life of a server is ``start`` → (serving) → ``drain``. Starting raises ConfigurationError when the address
     is taken, when others than programs on this machine could reach it without TLS, or when TLS is configured by half.
-    With ``development_secrets`` (None: as long as no issuer is configured) others are refused even with TLS.
+    With ``development_secrets`` (None: what the settings say) others are refused even with TLS.
     """
 
     service: Service
@@ -192,10 +192,8 @@ class Server:
         return Authorizer(rules, open_services=frozenset(open_services))
 
     def _tls(self, address: str) -> grpc.ServerCredentials | None:
-        name, options, development = self.service.name, self.settings.tls, self.development_secrets
-        if development is None:
-            development = self.settings.development_secrets
-        tls = listening_tls(self.settings, name, address, development_secrets=development)
+        name, options = self.service.name, self.settings.tls
+        tls = listening_tls(self.settings, name, address, development_secrets=self.development_secrets)
         if tls is not None:
             return server_credentials(tls, client_certificates=demands_certificates(options, name))
         if not is_loopback(address):

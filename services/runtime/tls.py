@@ -96,13 +96,18 @@ def channel_credentials(material: TlsMaterial) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(material.authorities, material.private_key, material.certificate)
 
 
-def listening_tls(settings: Settings, service: str, address: str, *, development_secrets: bool) -> ReloadingTls | None:
+def listening_tls(
+    settings: Settings, service: str, address: str, *, development_secrets: bool | None = None
+) -> ReloadingTls | None:
     """The TLS with which ``service`` may listen on ``address``; None for a port without it.
 
     ConfigurationError, with one line, if it may not listen there, or if TLS is configured by half. With
-    ``development_secrets``, which everybody knows or has no need of, nobody outside of this machine is served at all.
+    ``development_secrets`` (None: what the settings say) nobody beyond this machine is served at all.
     """
     options = settings.tls
+    _check_peers(options.allowed_peers)
+    if development_secrets is None:
+        development_secrets = settings.development_secrets
     refused = f"{service}: will not listen on {address}"
     if development_secrets and not is_loopback(address):
         raise ConfigurationError(
@@ -120,8 +125,7 @@ def listening_tls(settings: Settings, service: str, address: str, *, development
         return None
     if options.certificate is None and options.private_key is None:
         raise ConfigurationError("tls.certificate: is not set, but tls.authorities is")
-    _check_peers(options.allowed_peers)
-    if service not in FRONT and not development_secrets:
+    if service not in FRONT and settings.authentication.issuers:
         # Without these every token of the mesh is refused, and only calls would show it.
         if not demands_certificates(options, service):
             raise ConfigurationError(f'tls.client_certificates: is "none": {service} could not tell who calls it')

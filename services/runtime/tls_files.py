@@ -26,6 +26,8 @@ class TlsMaterial:
     authorities: bytes
     certificate: bytes | None = None
     private_key: bytes | None = field(default=None, repr=False)
+    not_after: datetime | None = None
+    """When the certificate expires."""
 
 
 class TlsFiles:
@@ -62,7 +64,7 @@ class TlsFiles:
             raise ConfigurationError(
                 f"tls.private_key: {self._private_key}: is not the key of tls.certificate, {self._certificate}"
             )
-        return TlsMaterial(authorities, certificate, private_key)
+        return TlsMaterial(authorities, certificate, private_key, leaf.not_valid_after_utc)
 
     def _path(self, path: Path) -> Path:
         return Path(str(path).replace(_PLACE, self._service))

@@ -96,9 +96,9 @@ def until(condition: Callable[[], Any], what: str, alive: Running | None = None)
     raise AssertionError(f"no {what} within {PATIENCE:.0f} s" + (f":\n{alive.text()}" if alive else ""))
 
 
-def health(address: str, service: str = "readiness") -> str:
+def health(address: str, service: str = "readiness", *, tls: grpc.ChannelCredentials | None = None) -> str:
     """What the health service at ``address`` says, or "" when it does not answer."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.secure_channel(address, tls) if tls else grpc.insecure_channel(address) as channel:
         try:
             response = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=service), timeout=5
@@ -149,12 +149,17 @@ def settings_environment(data_dir: Path) -> tuple[dict[str, str], dict[str, str]
 
 
 @contextmanager
-def mesh_up(data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Mesh]:
-    """`groundwire up`, ready to be called."""
+def mesh_up(
+    data_dir: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    tls: grpc.ChannelCredentials | None = None,
+) -> Iterator[Mesh]:
+    """`groundwire up`, ready to be called; ``tls`` is what its ports are asked with."""
     addresses, variables = settings_environment(data_dir)
     variables |= environment or {}
     with running(*GROUNDWIRE, "up", *arguments, environment=variables) as supervisor:
-        _wait_ready(addresses, supervisor)
+        _wait_ready(addresses, supervisor, tls)
         yield Mesh(addresses, variables, {"up": supervisor})
 
 
@@ -200,13 +205,13 @@ def grpcurl(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-def _wait_ready(addresses: Mapping[str, str], alive: Running) -> None:
+def _wait_ready(addresses: Mapping[str, str], alive: Running, tls: grpc.ChannelCredentials | None = None) -> None:
     for name in NAMES:
-        until(partial(_ready, addresses[name]), f"readiness of {name}", alive)
+        until(partial(_ready, addresses[name], tls), f"readiness of {name}", alive)
 
 
-def _ready(address: str) -> bool:
-    return health(address) == "SERVING"
+def _ready(address: str, tls: grpc.ChannelCredentials | None) -> bool:
+    return health(address, tls=tls) == "SERVING"
 
 
 def _listens(port: int) -> bool:

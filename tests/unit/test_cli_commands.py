@@ -544,7 +544,7 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("demo", "up", "serve", "ingest", "ask", "search", "status", "doctor"):
+    for command in ("demo", "up", "serve", "ingest", "ask", "search", "certs", "status", "doctor"):
         assert cli_main.main([command, "--help"]) == 0
         assert f"groundwire {command}" in capsys.readouterr().out
     assert cli_main.main(["--help"]) == 0
