@@ -11,6 +11,7 @@ from cli.keys import existing_key_store, explained, no_such_tenant
 from cli.options import Globals
 from cli.output import Format, Screen
 from cli.progress import Progress, progress
+from cli.services import KEYS
 from cli.text import clean, plural
 from services.corpus.errors import GroundwireError, Unavailable
 from services.ingestion.settings import IngestionSettings
