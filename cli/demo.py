@@ -7,7 +7,8 @@ import os
 import tempfile
 import time
 import tomllib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -26,9 +27,11 @@ from cli.options import Globals
 from cli.output import Screen
 from cli.progress import progress
 from cli.text import one_line, plural, seconds
+from cli.token import mint
 from groundwire.query.v1 import query_service_pb2 as query_pb
 from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as retrieval_rpc
+from services.runtime.settings import TOKEN_VARIABLE, Settings
 
 _EVERYBODY = "tenant:*"
 _LOG_TAIL = 15
@@ -118,9 +121,7 @@ async def _run(
     with log.open("wb") as output:
         running = supervisor(planned, processes=processes, say=lambda text: screen.note(f"demo: {text}"), output=output)
         with interrupts(again=running.kill) as interrupted:
-            showing = asyncio.ensure_future(
-                _Show(screen, planned.addresses).run(running.start, entries, available, questions)
-            )
+            showing = asyncio.ensure_future(_Show(screen, planned).run(running.start, entries, available, questions))
             try:
                 await first_of(showing, interrupted.first)
                 if not showing.done():
@@ -143,9 +144,10 @@ async def _run(
 class _Show:
     """The demonstration itself; ``wrong`` collects what was not as it should be."""
 
-    def __init__(self, screen: Screen, where: Mapping[str, str]) -> None:
+    def __init__(self, screen: Screen, planned: Plan) -> None:
         self._screen = screen
-        self._where = where
+        self._settings = planned.settings
+        self._where = planned.addresses
         self._wrong: list[str] = []
 
     async def run(
@@ -213,21 +215,30 @@ class _Show:
         if not hidden:
             return
         self._heading(f"Search for the {plural(len(hidden), 'document')} that only certain groups may read")
-        async with connect("retrieval", self._where["retrieval"]) as channel:
+        developer = await self._found(hidden.values())
+        for document_id, entry in hidden.items():
+            who = ", ".join(entry.readers or ())
+            with acting_as(self._settings, entry.readers or ()):
+                member = await self._found([entry])
+            if document_id in developer:
+                self._failed(f"{entry.title}, readable by {who} alone, was found by somebody else")
+            elif document_id not in member:
+                self._failed(f"{entry.title} was not found by a reader of {who}")
+            else:
+                self._done(f"{entry.title}: found by a member of {who}, hidden from the developer who ingested it")
+
+    async def _found(self, entries: Iterable[Entry]) -> set[str]:
+        """The documents that searches for the titles of ``entries`` find."""
+        tls = self._settings.tls
+        async with connect("retrieval", self._where["retrieval"], tls) as channel:
             stub = retrieval_rpc.RetrievalServiceStub(channel)
             answers = await asyncio.gather(
                 *(
                     stub.Retrieve(retrieval_pb.RetrieveRequest(query=entry.title, top_k=_TOP_K), timeout=30.0)
-                    for entry in hidden.values()
+                    for entry in entries
                 )
             )
-        found = {hit.chunk.document_id for answer in answers for hit in answer.chunks}
-        for document_id, entry in hidden.items():
-            who = ", ".join(entry.readers or ())
-            if document_id in found:
-                self._failed(f"{entry.title}, readable by {who} alone, was found by somebody else")
-            else:
-                self._done(f"{entry.title} ({who}) stays hidden from developer, who ingested it")
+        return {hit.chunk.document_id for answer in answers for hit in answer.chunks}
 
     def _heading(self, text: str) -> None:
         self._screen.out.print()
@@ -239,6 +250,21 @@ class _Show:
     def _failed(self, text: str) -> None:
         self._wrong.append(text)
         self._screen.out.print(Text(f"✗ {text}", style="bold red"), soft_wrap=True)
+
+
+@contextmanager
+def acting_as(settings: Settings, readers: Iterable[str]) -> Iterator[None]:
+    """Let commands call as somebody who has the role of a reader and belongs to the groups in ``readers``."""
+    groups = [group for kind, _, group in (reader.partition(":") for reader in readers) if kind == "group"]
+    token = mint(
+        settings, subject="member", tenant=settings.development.tenant, groups=groups, roles=("reader",),
+        lifetime=600, issuer=None,
+    )  # fmt: skip
+    os.environ[TOKEN_VARIABLE] = token
+    try:
+        yield
+    finally:
+        del os.environ[TOKEN_VARIABLE]
 
 
 def _show_tail(screen: Screen, log: Path) -> None:

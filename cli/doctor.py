@@ -61,6 +61,7 @@ async def show_doctor(screen: Screen, options: Globals) -> int:
                 *(asyncio.to_thread(weights, spec.name, settings.models_dir) for spec in _MODELS.values())
             )
             findings += data_directory(settings.data_dir)
+            findings.append(callers(settings))
             findings += await asyncio.gather(*(address(name, settings.address(name), settings.tls) for name in NAMES))
             findings += await asyncio.to_thread(lambda: list(tls(settings)))
             findings.append(await asyncio.to_thread(otlp))
@@ -186,6 +187,20 @@ def _command(pid: int) -> str:
     except OSError:
         return "of another user"
     return " ".join(word for word in words if word)[:80] or "unknown"
+
+
+def callers(settings: Settings) -> Finding:
+    """Who is let in."""
+    issuers = settings.authentication.issuers
+    if issuers:
+        return Finding(OK, "Callers", "need a token of " + ", ".join(issuer.name for issuer in issuers))
+    if settings.authentication.required:
+        return Finding(
+            OK, "Callers", "need a token, which whoever can read the data directory can make; this machine only"
+        )
+    return Finding(
+        WARN, "Callers", "everybody on this machine, without a token", "set authentication.required = true, or issuers"
+    )
 
 
 async def address(name: str, where: str, options: TlsOptions | None = None) -> Finding:

@@ -235,7 +235,7 @@ async def test_the_demo_shows_what_it_promises(tmp_path: Path) -> None:
     assert code == 0, out + err
     assert out.count("✓ cites") == 3
     assert out.count("✓ rightly declined") == 1
-    assert out.count("stays hidden") == 4
+    assert out.count("hidden from the developer") == 4
     assert _left_in(tmp_path) == []
 
 

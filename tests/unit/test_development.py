@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from cli.caller import CallerToken
+from cli.doctor import callers
 from cli.errors import CliError
 from cli.token import mint, revoke
 from services.corpus.errors import FailedPrecondition, Unauthenticated
@@ -146,6 +147,14 @@ async def test_commands_send_the_developers_token_to_this_machine_alone(
     assert await CallerToken("rag.example.com:443").metadata() == []
     monkeypatch.setenv("GROUNDWIRE_TOKEN", "abc")
     assert await CallerToken("rag.example.com:443").metadata() == [("authorization", "Bearer abc")]
+
+
+def test_the_doctor_says_who_is_let_in(settings: Settings) -> None:
+    assert (callers(settings).state, "data directory" in callers(settings).found) == ("OK", True)
+    assert "https://login.example" in callers(configured(settings)).found
+    open_to_all = settings.replace(authentication=AuthenticationOptions(required=False))
+    assert callers(open_to_all).state == "WARN"
+    assert callers(open_to_all).remedy
 
 
 def test_what_is_revoked_is_refused_and_nothing_else(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
