@@ -25,6 +25,7 @@ from services.vectorstores.embedded import open_embedded, open_with_chroma_serve
 from services.vectorstores.indexed import IndexedStore
 from services.vectorstores.ports import IndexedTerms, Partition, StoredChunk, Vector
 from services.vectorstores.tantivy_index import TantivyLexicalIndex
+from tests.support.vector_index import DictVectorIndex
 
 PARTITION = Partition("acme", "default")
 
@@ -37,39 +38,6 @@ def unit(seed: int) -> Vector:
 def chunk(ordinal: int, *, document: str = "d", version: int = 1, readers: int = 0, word: str = "word") -> StoredChunk:
     chunk_id = f"{document}#{version}.{ordinal}"
     return StoredChunk(chunk_id, document, version, ordinal, readers, word.encode(), unit(ordinal), (word,))
-
-
-class DictVectorIndex:
-    """Exact, in memory; outlives the stores that are opened on it, as a disk does."""
-
-    engine = "dict"
-
-    def __init__(self) -> None:
-        self.kept: dict[Partition, dict[str, Vector]] = {}
-        self.depths: list[int] = []
-
-    def upsert(self, partition: Partition, ids: Sequence[str], vectors: Vector) -> None:
-        self.kept.setdefault(partition, {}).update(zip(ids, vectors, strict=True))
-
-    def delete(self, partition: Partition, ids: Sequence[str]) -> None:
-        for chunk_id in ids:
-            self.kept.get(partition, {}).pop(chunk_id, None)
-
-    def drop(self, partition: Partition) -> None:
-        self.kept.pop(partition, None)
-
-    def search(self, partition: Partition, vector: Vector, limit: int) -> list[tuple[str, float]]:
-        self.depths.append(limit)
-        scored = [(i, float(v @ vector)) for i, v in self.kept.get(partition, {}).items()]
-        return sorted(scored, key=lambda pair: -pair[1])[:limit]
-
-    def vectors(self, partition: Partition, ids: Sequence[str]) -> tuple[list[str], Vector]:
-        kept = self.kept.get(partition, {})
-        found = [i for i in ids if i in kept]
-        return found, np.stack([kept[i] for i in found]) if found else np.empty((0, 0), dtype=np.float32)
-
-    def close(self) -> None:
-        pass
 
 
 class PowerCutError(Exception):

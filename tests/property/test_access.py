@@ -1,0 +1,411 @@
+"""Whatever is stored, asked, broken and withdrawn: no caller ever sees a sign of what they may not read.
+
+A case is one call of one caller in one random state. The services' real domain, conversions and servicers run end to
+end; only sockets are left out. Everything that leaves is searched for secret words at the moment when it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from groundwire.common.v1 import core_pb2, filter_pb2
+from groundwire.ingestion.v1 import ingestion_service_pb2 as ingestion_pb
+from groundwire.query.v1 import query_service_pb2 as query_pb
+from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from interceptors.tracing import Tracing
+from services.catalog.memory import MemoryCatalog
+from services.catalog.ports import Catalog
+from services.catalog.sql import SqlCatalog
+from services.corpus.errors import GroundwireError, NotFound, PermissionDenied, Unavailable
+from services.corpus.filter import Equals
+from services.corpus.terms import analyze
+from services.generation.generation import Generator
+from services.generation.servicer import GenerationServicer
+from services.ingestion.library import Library
+from services.ingestion.servicer import IngestionServicer
+from services.query.adapters.generation_service import GenerationOverGrpc
+from services.query.adapters.retrieval_service import RetrievalOverGrpc
+from services.query.query import Answerer
+from services.query.servicer import QueryServicer
+from services.retrieval.ports import NamedStore
+from services.retrieval.retrieval import RetrievalPolicy, Retriever
+from services.retrieval.servicer import RetrievalServicer
+from services.runtime import wire
+from services.runtime.sealed_store import SealedVectorStore
+from services.runtime.status import to_status
+from services.security.key_stores import MemoryKeyStore
+from services.security.keyed_terms import KeyedTerms
+from services.security.keyring import Keyring
+from services.security.master_keys import SecretMasterKey
+from services.security.sealed import Sealer
+from services.vectorstores.chunk_table import ChunkTable
+from services.vectorstores.indexed import IndexedStore
+from services.vectorstores.memory import MemoryVectorStore
+from services.vectorstores.ports import VectorStore
+from services.vectorstores.tantivy_index import TantivyLexicalIndex
+from tests.support.access_world import (
+    COLLECTIONS,
+    EMBEDDER,
+    SECRET,
+    TENANTS,
+    WORDS,
+    Chaos,
+    ChaoticCatalog,
+    ChaoticEncoder,
+    ChaoticStore,
+    Entry,
+    RecordingEndpoint,
+    World,
+)
+from tests.support.loopback import Loopback
+from tests.support.vector_index import DictVectorIndex
+
+CASES = 20_000
+CASES_ON_DISK = 500
+PER_WORLD = 200
+TOP_K = 10
+NEARLY = 1e-5
+
+
+class Ticking:
+    """A clock on which a second passes between any two looks, so that every check is due."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+class Call:
+    """What the tracing interceptor wants to know of a call."""
+
+    known = True
+    request_id = "r"
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.facts: dict[str, Any] = {}
+        self.context = self
+
+    def metadata(self, _name: str) -> Sequence[str]:
+        return ()
+
+    def set_trailing_metadata(self, _pairs: object) -> None:
+        pass
+
+    def outcome(self, error: BaseException | None) -> Any:
+        return type("Code", (), {"name": "OK" if error is None else "UNAVAILABLE"})
+
+
+class Services:
+    """All services of one world, and one caller after another."""
+
+    def __init__(self, rng: random.Random, world: World, chaos: Chaos, catalog: Catalog, stores: Sequence[Any]) -> None:
+        self.rng, self.world, self.chaos, self.stores = rng, world, chaos, stores
+        self.caller = world.caller()
+        self.logs: list[str] = []
+        self.spans = InMemorySpanExporter()
+        self.tally: Counter[str] = Counter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(self.spans))
+        self.tracing = Tracing(provider.get_tracer("tests"))
+        retriever = Retriever(
+            stores=[NamedStore(f"store{n}", store) for n, store in enumerate(stores)],
+            catalog=catalog,
+            embedder=EMBEDDER,
+            cross_encoder=ChaoticEncoder(chaos),
+            policy=RetrievalPolicy(first_depth=4, deepening=4),
+        )
+        endpoints = [RecordingEndpoint(name, chaos, self.prompted) for name in ("first", "second")]
+        generator = Generator(endpoints, clock=lambda: 0.0)
+        self.retrieval = RetrievalServicer(retriever, caller_of=lambda: self.caller)
+        channel = Loopback(self.retrieval, GenerationServicer(generator), sent=self.sent)
+        answerer = Answerer(
+            RetrievalOverGrpc(channel, lambda error: Unavailable(str(error))),  # type: ignore[arg-type] # stands in for one
+            GenerationOverGrpc(channel, lambda error: Unavailable(str(error))),  # type: ignore[arg-type] # stands in for one
+            clock=Ticking(),
+        )
+        self.query = QueryServicer(answerer, lambda: self.caller)
+        library = Library(catalog, stores[0], EMBEDDER.model)
+        self.ingestion = IngestionServicer(None, library, lambda: self.caller)  # type: ignore[arg-type] # nothing is taken in
+
+    # --- what is looked at ---------------------------------------------------------------------------------------
+
+    def look(self, where: str, data: bytes) -> None:
+        """Nothing in ``data`` is of a document that the caller may not read at this moment."""
+        leaked = self.world.leaked(self.caller, data)
+        assert not leaked, f"{where} shows {leaked} to {self.caller}: {data!r}"
+
+    def prompted(self, prompt: bytes) -> None:
+        self.tally["prompts"] += 1
+        self.look("a prompt", prompt)
+
+    def sent(self, path: str, data: bytes) -> None:
+        # What generation says comes from its prompt, and is looked at when it leaves for the caller.
+        if "RetrievalService" in path:
+            self.look(path, data)
+
+    # --- calls ---------------------------------------------------------------------------------------------------
+
+    async def case(self) -> None:
+        """One call, in a state that differs a little from the last one's."""
+        rng, world, chaos = self.rng, self.world, self.chaos
+        if rng.random() < 0.3:
+            await world.mutate()
+        if rng.random() < 0.8:
+            # Otherwise the same caller again, or the same question by somebody else.
+            self.caller = world.caller()
+        calm = rng.random() < 0.4
+        chaos.rate, chaos.faults = (0.0, 0.0) if calm else (rng.choice([0.0, 0.1, 0.4]), rng.choice([0.0, 0.0, 0.08]))
+        chaos.changes = chaos.failures = 0
+        for store in self.stores:
+            store.lies = rng.random() < 0.2
+        call = rng.choices(
+            [self.retrieve, self.stream, self.answer, self.list_documents, self.get_document, self.share, self.count],
+            [40, 22, 6, 12, 10, 5, 5],
+        )[0]
+        try:
+            async with self.tracing.around(Call(f"/test/{call.__name__}")):  # type: ignore[arg-type] # all that it asks for
+                await call()
+        except Unavailable as error:
+            assert chaos.failures, error
+            self.look("an error", repr(to_status(error, Call("/test"))).encode())  # type: ignore[arg-type] # as above
+        finally:
+            chaos.rate = chaos.faults = 0.0
+        self.tally[call.__name__] += 1
+        self.tally["changes in between"] += chaos.changes
+        self.tally["failures in between"] += chaos.failures
+
+    def question(self) -> str:
+        """A few words; often one that is in a single document, which the caller may know of or not."""
+        rng = self.rng
+        words = rng.choices(WORDS, k=rng.choice([1, 2, 4]))
+        if self.world.current and rng.random() < 0.5:
+            words.append(rng.choice(list(self.world.current.values())).secret)
+        return " ".join(words)
+
+    def filter(self) -> tuple[str | None, filter_pb2.Filter | None]:
+        if self.rng.random() < 0.7:
+            return None, None
+        lang = self.rng.choice(["en", "de"])
+        return lang, wire.write_filter(Equals("lang", lang))
+
+    async def retrieve(self) -> None:
+        lang, filter_ = self.filter()
+        collection = self.rng.choice(COLLECTIONS)
+        request = retrieval_pb.RetrieveRequest(
+            query=self.question(),
+            filter=filter_,
+            collections=[collection],
+            top_k=TOP_K,
+            mode=self.rng.choice([0, 2, 3]),
+            rerank=self.rng.choice([2, 3, 3]),
+        )
+        response = await self.retrieval.Retrieve(request, None)  # type: ignore[arg-type] # nobody looks at it
+        self.look("Retrieve", response.SerializeToString())
+        honest = not any(store.lies for store in self.stores) and not self.world.lagging
+        if honest and not self.chaos.changes and not self.chaos.failures and request.rerank == 3:
+            self.tally["compared with the oracle"] += 1
+            await self.compare(request, response, self.world.readable(self.caller, collection, lang))
+
+    async def compare(
+        self, request: retrieval_pb.RetrieveRequest, response: retrieval_pb.RetrieveResponse, allowed: list[Entry]
+    ) -> None:
+        """The best of what is allowed were found: equal scores at the end of the list may stand for one another."""
+        chunks = {f"{e.document_id}#{e.version}.{place}": text for e in allowed for place, text in enumerate(e.texts)}
+        found = [chunk.chunk.chunk_id for chunk in response.chunks]
+        assert set(found) <= chunks.keys()
+        if request.mode == retrieval_pb.RETRIEVAL_MODE_DENSE:
+            vector = await EMBEDDER.embed_query(request.query)
+            vectors = await EMBEDDER.embed_passages(list(chunks.values())) if chunks else []
+            scores = {key: float(row @ vector) for key, row in zip(chunks, vectors, strict=True)}
+            best = sorted(scores.values(), reverse=True)[:TOP_K]
+            assert len(found) == len(best)
+            assert {key for key, score in scores.items() if best and score > best[-1] + NEARLY} <= set(found)
+            assert all(scores[key] >= best[-1] - NEARLY for key in found)
+        else:
+            wanted = set(analyze(request.query))
+            matching = {key for key, text in chunks.items() if wanted & set(analyze(text))}
+            if request.mode != retrieval_pb.RETRIEVAL_MODE_LEXICAL:
+                assert len(found) == min(TOP_K, len(chunks))
+            elif len(matching) <= TOP_K:
+                assert set(found) == matching
+            else:
+                assert len(found) == TOP_K
+                assert set(found) <= matching
+
+    def ask(self) -> query_pb.QueryRequest:
+        _, filter_ = self.filter()
+        collections = self.rng.sample(COLLECTIONS, self.rng.choice([1, 2]))
+        return query_pb.QueryRequest(
+            query=self.question(),
+            context_filters=filter_,
+            collections=collections,
+            top_k=5,
+            min_confidence=self.rng.choice([0.0, 0.0, 0.9]),
+        )
+
+    async def stream(self) -> None:
+        async with aclosing(self.query.StreamQuery(self.ask(), None)) as events:  # type: ignore[arg-type,type-var] # as above
+            async for event in events:
+                self.look("StreamQuery", event.SerializeToString())
+                kind = str(event.WhichOneof("event"))
+                self.tally[f"event {kind}"] += 1
+                if kind == "final":
+                    self.tally[f"abstention {event.final.abstention_reason}"] += 1
+
+    async def answer(self) -> None:
+        response = await self.query.Query(self.ask(), None)  # type: ignore[arg-type] # as above
+        self.look("Query", response.SerializeToString())
+
+    async def list_documents(self) -> None:
+        lang, filter_ = self.filter()
+        collection = self.rng.choice(COLLECTIONS)
+        request = ingestion_pb.ListDocumentsRequest(collection=collection, filter=filter_, page_size=100)
+        response = await self.ingestion.ListDocuments(request, None)  # type: ignore[arg-type] # as above
+        self.look("ListDocuments", response.SerializeToString())
+        allowed = sorted(entry.document_id for entry in self.world.readable(self.caller, collection, lang))
+        assert [document.document_id for document in response.documents] == allowed
+
+    async def get_document(self) -> None:
+        request = ingestion_pb.GetDocumentRequest(
+            collection=self.rng.choice(COLLECTIONS), document_id=self.anybodys_id()
+        )
+        try:
+            response = await self.ingestion.GetDocument(request, None)  # type: ignore[arg-type] # as above
+        except NotFound as error:
+            assert (error.message, error.metadata) == ("no such document", {"document_id": request.document_id})
+        else:
+            self.look("GetDocument", response.SerializeToString())
+
+    async def share(self) -> None:
+        """Nobody changes what they may not, and the refusal tells readers alone that the document exists."""
+        world, document_id = self.world, self.anybodys_id()
+        key = (self.caller.tenant, self.rng.choice(COLLECTIONS), document_id)
+        self.chaos.rate = self.chaos.faults = 0.0
+        request = ingestion_pb.UpdateDocumentAccessRequest(
+            collection=key[1], document_id=document_id, access=core_pb2.Access(readers=["tenant:*"])
+        )
+        known = world.current.get(key)
+        reads = known is not None and known.admits(self.caller)
+        owns = known is not None and (known.owner == self.caller.subject or "admin:*" in self.caller.permissions)
+        expected: type[GroundwireError] | None = NotFound if not reads else None if owns else PermissionDenied
+        raised: type[GroundwireError] | None = None
+        try:
+            await self.ingestion.UpdateDocumentAccess(request, None)  # type: ignore[arg-type] # as above
+        except (NotFound, PermissionDenied) as error:
+            raised = type(error)
+        assert raised is expected
+        if raised is None and known is not None:
+            await self.world.restore(known)
+
+    async def count(self) -> None:
+        self.chaos.rate = 0.0
+        response = await self.ingestion.ListCollections(ingestion_pb.ListCollectionsRequest(), None)  # type: ignore[arg-type] # as above
+        for collection in response.collections:
+            assert collection.document_count == len(self.world.readable(self.caller, collection.name))
+
+    def anybodys_id(self) -> str:
+        return self.rng.choice([*(entry.document_id for entry in self.world.current.values()), "nowhere"])
+
+
+Opened = Callable[[AsyncExitStack], Awaitable[tuple[Catalog, list[VectorStore]]]]
+
+
+async def in_memory(_stack: AsyncExitStack) -> tuple[Catalog, list[VectorStore]]:
+    return MemoryCatalog(), [MemoryVectorStore(), MemoryVectorStore()]
+
+
+def on_disk(directory: Path) -> Opened:
+    """A sealed catalog in SQLite, and a sealed store over tantivy (with vectors in memory)."""
+
+    async def opened(stack: AsyncExitStack) -> tuple[Catalog, list[VectorStore]]:
+        keyring = Keyring(SecretMasterKey.generate(), MemoryKeyStore())
+        sealer = Sealer(keyring)
+        catalog = await SqlCatalog.open_sqlite(directory / "catalog.sqlite3", cipher=sealer)
+        stack.push_async_callback(catalog.close)
+        table = ChunkTable(directory / "chunks.sqlite3", vector_engine="dict")
+        indexed = IndexedStore(table, DictVectorIndex(), TantivyLexicalIndex(directory / "terms"))
+        store = SealedVectorStore(indexed, sealer, KeyedTerms(keyring))
+        stack.push_async_callback(store.close)
+        return catalog, [store]
+
+    return opened
+
+
+@asynccontextmanager
+async def running(rng: random.Random, opened: Opened) -> AsyncIterator[Services]:
+    async with AsyncExitStack() as stack:
+        catalog, stores = await opened(stack)
+        world = World(rng, catalog, stores)
+        world.lagging = rng.random() < 0.3
+        await world.fill(documents=rng.randrange(2, 10))
+        chaos = Chaos(rng)
+        chaos.world = world
+        made: Any = ChaoticCatalog(catalog, chaos)
+        yield Services(rng, world, chaos, made, [ChaoticStore(store, chaos) for store in stores])
+
+
+async def play(rng: random.Random, cases: int, opened: Opened, caplog: pytest.LogCaptureFixture) -> Counter[str]:
+    """One world; returns what happened in it."""
+    caplog.clear()
+    with structlog.testing.capture_logs() as events:
+        async with running(rng, opened) as services:
+            for _ in range(cases):
+                await services.case()
+    # No word of any document or question belongs into a log or a trace, whoever may read it.
+    noted = [repr(events), caplog.text, *(span.to_json() for span in services.spans.get_finished_spans())]
+    assert not SECRET.search("\n".join(noted).encode())
+    assert len(services.spans.get_finished_spans()) == cases
+    return services.tally
+
+
+def seed_of(test: str) -> int:
+    """GROUNDWIRE_ACCESS_SEED repeats a run."""
+    seed = int(os.environ.get("GROUNDWIRE_ACCESS_SEED", "20260101"))
+    print(f"{test}: GROUNDWIRE_ACCESS_SEED={seed}")  # noqa: T201 - shown when the test fails
+    return seed
+
+
+def test_no_caller_sees_a_sign_of_what_they_may_not_read(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    seed = seed_of("in memory")
+    total: Counter[str] = Counter()
+    for number in range(CASES // PER_WORLD):
+        total += asyncio.run(play(random.Random(f"{seed}/{number}"), PER_WORLD, in_memory, caplog))
+    print(dict(total))  # noqa: T201 - shown when the test fails
+    calls = ("retrieve", "stream", "answer", "list_documents", "get_document", "share", "count")
+    assert sum(total[name] for name in calls) >= CASES
+    # What the test is about did happen, and often.
+    for what in ("prompts", "changes in between", "failures in between", "compared with the oracle", "event reset"):
+        assert total[what] > CASES / 100, what
+    assert total["abstention 1"] > 0
+    assert total["abstention 4"] > 0
+
+
+def test_no_caller_sees_a_sign_of_it_from_files_either(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    seed = seed_of("on disk")
+    total: Counter[str] = Counter()
+    for number in range(CASES_ON_DISK // PER_WORLD + 1):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        rng = random.Random(f"{seed}/disk/{number}")
+        total += asyncio.run(play(rng, PER_WORLD, on_disk(directory), caplog))
+    assert total["compared with the oracle"] > 10
+    assert len(TENANTS) > 1
