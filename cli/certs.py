@@ -112,7 +112,7 @@ def show(screen: Screen, made: Made) -> None:
     screen.note(f"{len(made.issued)} certificates of {kept}, valid until {until:%Y-%m-%d %H:%M} UTC; for development.")
     if made.new_authority:
         screen.note(
-            "Put the lines above into your settings, or repeat the command with `> groundwire.toml`; then:\n"
+            "These are the settings that use them; in a file (`> groundwire.toml`), they start a mesh with TLS:\n"
             "  groundwire --config groundwire.toml up"
         )
     else:

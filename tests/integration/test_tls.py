@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from cli.client import connect
 from cli.errors import CliError
 from interceptors._shapes import Context
+from interceptors.client import Credentials
 from services.runtime.authentication import TokenAuthentication
 from services.runtime.channels import open_channel
 from services.runtime.renewing_channel import RenewingChannel
@@ -72,9 +73,10 @@ class World:
         async with channel:
             return await call(channel, "Unary", "x", metadata=[("authorization", f"Bearer {token}")])
 
-    def renewing(self, server: Server, client: str = "query") -> RenewingChannel:
-        """A channel as services have it."""
-        channel = open_channel(f"localhost:{server.port}", tls=open_tls(self.tls, client))
+    def renewing(self, server: Server, credentials: Credentials | None = None) -> RenewingChannel:
+        """A channel as query has it."""
+        address = f"localhost:{server.port}"
+        channel = open_channel(address, tls=open_tls(self.tls, "query"), credentials=credentials)
         assert isinstance(channel, RenewingChannel)
         self.channels.append(channel)
         return channel
@@ -295,13 +297,18 @@ async def test_a_call_that_begins_while_certificates_are_renewed_is_not_lost(
 ) -> None:
     monkeypatch.setattr("services.runtime.renewing_channel._INTERVAL", 0.0)
     server = await world.serve()
-    channel = world.renewing(server)
-    metadata = [("authorization", f"Bearer {world.mesh_token('query')}")]
+
+    async def credentials() -> list[tuple[str, str]]:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return [("authorization", f"Bearer {world.mesh_token('query')}")]
+
+    channel = world.renewing(server, credentials)
     for _ in range(5):
-        # Their interceptors have not run yet when the channel is replaced.
-        calls = [begin(channel, "Unary", "x", metadata=metadata) for _ in range(4)]
+        # Their interceptors are still busy when the channel is replaced.
+        calls = [begin(channel, "Unary", "x") for _ in range(4)]
         tls_options(world.folder / "certs")
-        calls.append(begin(channel, "Unary", "x", metadata=metadata))
+        calls.append(begin(channel, "Unary", "x"))
         assert {outcome.code for outcome in await asyncio.gather(*map(ended, calls))} == {OK}
 
 
