@@ -12,6 +12,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ from tests.support.loopback import Loopback
 from tests.support.vector_index import DictVectorIndex
 
 CASES = 20_000
-CASES_ON_DISK = 500
+CASES_ON_DISK = 300
 PER_WORLD = 200
 TOP_K = 10
 NEARLY = 1e-5
@@ -171,6 +172,7 @@ class Services:
         if rng.random() < 0.8:
             # Otherwise the same caller again, or the same question by somebody else.
             self.caller = world.caller()
+        world.watched = self.caller
         calm = rng.random() < 0.4
         chaos.rate, chaos.faults = (0.0, 0.0) if calm else (rng.choice([0.0, 0.1, 0.4]), rng.choice([0.0, 0.0, 0.08]))
         chaos.changes = chaos.failures = 0
@@ -178,7 +180,7 @@ class Services:
             store.lies = rng.random() < 0.2
         call = rng.choices(
             [self.retrieve, self.stream, self.answer, self.list_documents, self.get_document, self.share, self.count],
-            [40, 22, 6, 12, 10, 5, 5],
+            [35, 18, 4, 16, 15, 6, 6],
         )[0]
         try:
             async with self.tracing.around(Call(f"/test/{call.__name__}")):  # type: ignore[arg-type] # all that it asks for
@@ -362,17 +364,35 @@ async def running(rng: random.Random, opened: Opened) -> AsyncIterator[Services]
         yield Services(rng, world, chaos, made, [ChaoticStore(store, chaos) for store in stores])
 
 
+class Inline(ThreadPoolExecutor):
+    """Runs work where it is submitted: handing words to a thread and back takes longer than stemming them."""
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*arguments, **options))
+        except Exception as error:  # noqa: BLE001 - the future's reader gets it
+            done.set_exception(error)
+        return done
+
+
 async def play(rng: random.Random, cases: int, opened: Opened, caplog: pytest.LogCaptureFixture) -> Counter[str]:
     """One world; returns what happened in it."""
     caplog.clear()
+    asyncio.get_running_loop().set_default_executor(Inline(1))
     with structlog.testing.capture_logs() as events:
         async with running(rng, opened) as services:
             for _ in range(cases):
                 await services.case()
     # No word of any document or question belongs into a log or a trace, whoever may read it.
-    noted = [repr(events), caplog.text, *(span.to_json() for span in services.spans.get_finished_spans())]
+    spans = services.spans.get_finished_spans()
+    noted = [
+        repr(events),
+        caplog.text,
+        *(f"{span.name} {span.attributes} {span.events} {span.status}" for span in spans),
+    ]
     assert not SECRET.search("\n".join(noted).encode())
-    assert len(services.spans.get_finished_spans()) == cases
+    assert len(spans) == cases
     return services.tally
 
 
@@ -394,7 +414,7 @@ def test_no_caller_sees_a_sign_of_what_they_may_not_read(caplog: pytest.LogCaptu
     assert sum(total[name] for name in calls) >= CASES
     # What the test is about did happen, and often.
     for what in ("prompts", "changes in between", "failures in between", "compared with the oracle", "event reset"):
-        assert total[what] > CASES / 100, what
+        assert total[what] > CASES / 200, what
     assert total["abstention 1"] > 0
     assert total["abstention 4"] > 0
 
@@ -402,7 +422,7 @@ def test_no_caller_sees_a_sign_of_what_they_may_not_read(caplog: pytest.LogCaptu
 def test_no_caller_sees_a_sign_of_it_from_files_either(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     seed = seed_of("on disk")
     total: Counter[str] = Counter()
-    for number in range(CASES_ON_DISK // PER_WORLD + 1):
+    for number in range(-(-CASES_ON_DISK // PER_WORLD)):
         directory = tmp_path / str(number)
         directory.mkdir()
         rng = random.Random(f"{seed}/disk/{number}")
