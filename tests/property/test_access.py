@@ -62,7 +62,6 @@ from tests.support.access_world import (
     COLLECTIONS,
     EMBEDDER,
     SECRET,
-    TENANTS,
     WORDS,
     Chaos,
     ChaoticCatalog,
@@ -80,6 +79,8 @@ CASES_ON_DISK = 300
 PER_WORLD = 200
 TOP_K = 10
 NEARLY = 1e-5
+_MODES = (retrieval_pb.RETRIEVAL_MODE_HYBRID, retrieval_pb.RETRIEVAL_MODE_DENSE, retrieval_pb.RETRIEVAL_MODE_LEXICAL)
+_RERANKS = (retrieval_pb.RERANK_MODE_ON, retrieval_pb.RERANK_MODE_OFF, retrieval_pb.RERANK_MODE_OFF)
 
 
 class Ticking:
@@ -123,6 +124,7 @@ class Services:
         self.logs: list[str] = []
         self.spans = InMemorySpanExporter()
         self.tally: Counter[str] = Counter()
+        self.refusals: set[tuple[object, ...]] = set()
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self.spans))
         self.tracing = Tracing(provider.get_tracer("tests"))
@@ -186,7 +188,8 @@ class Services:
             async with self.tracing.around(Call(f"/test/{call.__name__}")):  # type: ignore[arg-type] # all that it asks for
                 await call()
         except Unavailable as error:
-            assert chaos.failures, error
+            if not chaos.failures:
+                raise
             self.look("an error", repr(to_status(error, Call("/test"))).encode())  # type: ignore[arg-type] # as above
         finally:
             chaos.rate = chaos.faults = 0.0
@@ -216,13 +219,18 @@ class Services:
             filter=filter_,
             collections=[collection],
             top_k=TOP_K,
-            mode=self.rng.choice([0, 2, 3]),
-            rerank=self.rng.choice([2, 3, 3]),
+            mode=self.rng.choice(_MODES),
+            rerank=self.rng.choice(_RERANKS),
         )
         response = await self.retrieval.Retrieve(request, None)  # type: ignore[arg-type] # nobody looks at it
         self.look("Retrieve", response.SerializeToString())
         honest = not any(store.lies for store in self.stores) and not self.world.lagging
-        if honest and not self.chaos.changes and not self.chaos.failures and request.rerank == 3:
+        if (
+            honest
+            and not self.chaos.changes
+            and not self.chaos.failures
+            and request.rerank == retrieval_pb.RERANK_MODE_OFF
+        ):
             self.tally["compared with the oracle"] += 1
             await self.compare(request, response, self.world.readable(self.caller, collection, lang))
 
@@ -235,7 +243,7 @@ class Services:
         assert set(found) <= chunks.keys()
         if request.mode == retrieval_pb.RETRIEVAL_MODE_DENSE:
             vector = await EMBEDDER.embed_query(request.query)
-            vectors = await EMBEDDER.embed_passages(list(chunks.values())) if chunks else []
+            vectors = await EMBEDDER.embed_passages(list(chunks.values()))
             scores = {key: float(row @ vector) for key, row in zip(chunks, vectors, strict=True)}
             best = sorted(scores.values(), reverse=True)[:TOP_K]
             assert len(found) == len(best)
@@ -292,7 +300,8 @@ class Services:
         try:
             response = await self.ingestion.GetDocument(request, None)  # type: ignore[arg-type] # as above
         except NotFound as error:
-            assert (error.message, error.metadata) == ("no such document", {"document_id": request.document_id})
+            self.refusals.add((error.message, error.reason, tuple(error.metadata)))
+            assert len(self.refusals) == 1
         else:
             self.look("GetDocument", response.SerializeToString())
 
@@ -428,4 +437,3 @@ def test_no_caller_sees_a_sign_of_it_from_files_either(tmp_path: Path, caplog: p
         rng = random.Random(f"{seed}/disk/{number}")
         total += asyncio.run(play(rng, PER_WORLD, on_disk(directory), caplog))
     assert total["compared with the oracle"] > 10
-    assert len(TENANTS) > 1
