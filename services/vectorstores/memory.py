@@ -92,19 +92,19 @@ class MemoryVectorStore:
     ) -> list[StoreHit]:
         """The ``limit`` best chunks by BM25 (Robertson and Zaragoza 2009, eq. 3.15, with Lucene's idf).
 
-        Statistics are those of the whole partition, whatever the reader sets; a term that the query repeats
-        counts as often.
+        How rare a term is, is counted over the allowed chunks, so that scores tell nothing about the words of others;
+        the average length is the partition's. A term that the query repeats counts as often.
         """
         shelf = self._shelves.get(partition)
         if shelf is None or not shelf.chunks:
             return []
-        total = len(shelf.chunks)
-        mean_length = sum(len(chunk.terms) for chunk in shelf.chunks.values()) / total
+        mean_length = sum(len(chunk.terms) for chunk in shelf.chunks.values()) / len(shelf.chunks)
         wanted = Counter(terms)
-        holding = Counter(term for chunk in shelf.chunks.values() for term in set(chunk.terms) & wanted.keys())
-        idf = {term: math.log(1 + (total - n + 0.5) / (n + 0.5)) for term, n in holding.items()}
+        allowed = _allowed(shelf, reader_sets)
+        holding = Counter(term for chunk in allowed for term in set(chunk.terms) & wanted.keys())
+        idf = {term: math.log(1 + (len(allowed) - n + 0.5) / (n + 0.5)) for term, n in holding.items()}
         scored: list[tuple[StoredChunk, float]] = []
-        for chunk in _allowed(shelf, reader_sets):
+        for chunk in allowed:
             counts = Counter(term for term in chunk.terms if term in wanted)
             if not counts:
                 continue

@@ -4,7 +4,9 @@ A directory per partition keeps tenants' statistics apart (a shared index would 
 a word is with other tenants) and makes dropping a partition the removal of a directory.
 
 Scores are tantivy's: k1 = 1.2, b = 0.75. It keeps document lengths in one byte, exact up to 40 terms and rounded
-down by up to an eighth beyond; and deleted chunks count in the statistics until their segment is merged.
+down by up to an eighth beyond. How rare a term is, is counted over the chunks of the allowed reader sets; only the
+average length, and without narrowing the rarity, are those of the partition, with deleted chunks until their segment is
+merged.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import shutil
 import threading
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,12 +24,31 @@ import tantivy
 
 from services.corpus.errors import DataLoss, Unavailable
 from services.vectorstores.ports import IndexedTerms, Partition
+from services.vectorstores.term_statistics import TermStatistics
 
 _TRASH = "trash-"
 # tantivy's smallest budget; our batches are far below it.
 _WRITER_MEMORY = 15_000_000
 # tantivy silently skips terms beyond 65,530 bytes; no analyser makes words of this length, so hash them earlier.
 _LONGEST_TERM = 1_000
+
+
+class _Searchable:
+    """A partition's index, opened for searches, with what is known of its latest state."""
+
+    def __init__(self, index: tantivy.Index, term_query: Callable[[str], tantivy.Query]) -> None:
+        self._index = index
+        self._term_query = term_query
+        # We reload ourselves after a commit; otherwise tantivy runs a watching thread per index.
+        index.config_reader("manual")
+        self.reload()
+
+    def reload(self) -> None:
+        """See the last commit from now on."""
+        self._index.reload()
+        searcher = self._index.searcher()
+        # One value, so that a search never counts in one state and searches in another.
+        self.state = searcher, TermStatistics(searcher, self._term_query)
 
 
 class TantivyLexicalIndex:
@@ -43,7 +64,7 @@ class TantivyLexicalIndex:
         self._max_open = max_open
         self._max_writers = max_writers
         self._schema = _schema()
-        self._indexes: OrderedDict[Partition, tantivy.Index] = OrderedDict()
+        self._indexes: OrderedDict[Partition, _Searchable] = OrderedDict()
         self._writers: OrderedDict[Partition, tantivy.IndexWriter] = OrderedDict()
         # _lock guards _indexes and makes "open" and "reload after a commit" exclude each other, so that no
         # searcher stays behind a commit that has returned; _writing guards _writers.
@@ -93,12 +114,14 @@ class TantivyLexicalIndex:
         if index is None:
             return []
         try:
-            searcher = index.searcher()
+            searcher, statistics = index.state
             # tantivy sets memory aside for the limit, however few documents there are.
             depth = min(limit, searcher.num_docs)
             if depth == 0:
                 return []
-            found = searcher.search(self._query(terms, reader_sets), depth, count=False)
+            wanted = Counter(map(_indexable, terms))
+            boosts = statistics.boosts(wanted, reader_sets) if reader_sets is not None else {}
+            found = searcher.search(self._query(wanted, boosts, reader_sets), depth, count=False)
             return [(str(searcher.doc(address)["chunk_id"][0]), float(score)) for score, address in found.hits]
         except (ValueError, OSError) as error:
             raise DataLoss("the lexical index of a collection cannot be read; run `groundwire reindex`") from error
@@ -111,13 +134,17 @@ class TantivyLexicalIndex:
         with self._lock:
             self._indexes.clear()
 
-    def _query(self, terms: Sequence[str], reader_sets: frozenset[int] | None) -> tantivy.Query:
+    def _term_query(self, term: str) -> tantivy.Query:
         # Built from objects, never from a query string: a term holds whatever a caller typed.
-        clauses = []
-        for term, count in Counter(terms).items():
-            query = tantivy.Query.term_query(self._schema, "terms", _indexable(term), "freq")
-            boosted = tantivy.Query.boost_query(query, float(count)) if count > 1 else query
-            clauses.append((tantivy.Occur.Should, boosted))
+        return tantivy.Query.term_query(self._schema, "terms", term, "freq")
+
+    def _query(
+        self, wanted: Counter[str], boosts: Mapping[str, float], reader_sets: frozenset[int] | None
+    ) -> tantivy.Query:
+        clauses = [
+            (tantivy.Occur.Should, tantivy.Query.boost_query(self._term_query(term), count * boosts.get(term, 1.0)))
+            for term, count in wanted.items()
+        ]
         any_term = tantivy.Query.boolean_query(clauses)
         if reader_sets is None:
             return any_term
@@ -132,7 +159,7 @@ class TantivyLexicalIndex:
         # meta.json is the last thing that tantivy writes when it creates an index.
         return (self._path(partition) / "meta.json").exists()
 
-    def _index(self, partition: Partition) -> tantivy.Index | None:
+    def _index(self, partition: Partition) -> _Searchable | None:
         """The partition's index, opened for searches; None when it does not exist."""
         with self._lock:
             index = self._indexes.get(partition)
@@ -140,10 +167,7 @@ class TantivyLexicalIndex:
                 if not self._exists(partition):
                     return None
                 try:
-                    index = tantivy.Index(self._schema, str(self._path(partition)))
-                    # We reload ourselves after a commit; otherwise tantivy runs a watching thread per index.
-                    index.config_reader("manual")
-                    index.reload()
+                    index = _Searchable(tantivy.Index(self._schema, str(self._path(partition))), self._term_query)
                 except (ValueError, OSError) as error:
                     raise DataLoss("a collection's lexical index cannot be read; run `groundwire reindex`") from error
                 self._indexes[partition] = index
