@@ -146,7 +146,11 @@ class VectorStore(Protocol):
     async def search_lexical(
         self, partition: Partition, terms: Sequence[str], limit: int, reader_sets: frozenset[int] | None
     ) -> list[StoreHit]:
-        """The ``limit`` best chunks by BM25 that share at least one term, best first; same narrowing."""
+        """The ``limit`` best chunks by BM25 that share at least one term, best first; same narrowing.
+
+        How rare a term is, is counted over the chunks of the given reader sets: scores of what a caller may read must
+        not tell whether what they may not read holds a word.
+        """
 
     async def fetch_chunks(self, partition: Partition, chunk_ids: Sequence[str]) -> list[FetchedChunk]:
         """The named chunks, in the order asked; unknown ids are left out."""

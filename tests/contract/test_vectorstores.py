@@ -720,3 +720,28 @@ async def test_everything_outlives_a_restart(reopen: Reopen, tmp_path: Path, par
         await store.delete_partition(partition)
     finally:
         await store.close()
+
+
+async def test_lexical_scores_do_not_tell_what_words_others_have(store: VectorStore, partition: Partition) -> None:
+    """How rare a word is, is counted over what may be read: chunks of others move no score."""
+    own = [
+        chunk(0, document="own", readers=1, terms=("apple", "pear", "plum")),
+        chunk(1, document="own", readers=1, terms=("apple", "fig", "plum")),
+        chunk(2, document="own", readers=2, terms=("fig", "fig", "plum")),
+    ]
+    query, allowed = ["apple", "pear", "fig", "fig"], frozenset({1, 2, 99})
+    await store.upsert_chunks(partition, own)
+    before = {hit.chunk_id: hit.score for hit in await store.search_lexical(partition, query, 9, allowed)}
+    unnarrowed = {hit.chunk_id: hit.score for hit in await store.search_lexical(partition, query, 9, None)}
+    assert before == pytest.approx(unnarrowed, rel=1e-5)
+    # As long as the others, since the average length is the partition's.
+    await store.upsert_chunks(
+        partition, [chunk(n, document="secret", readers=3, terms=("apple", "pear", "fig")) for n in range(20)]
+    )
+    after = {hit.chunk_id: hit.score for hit in await store.search_lexical(partition, query, 9, allowed)}
+    assert after == pytest.approx(before, rel=1e-5)
+    # Nor do chunks that are gone, which an index may still count.
+    await store.delete_chunks(partition, "secret")
+    gone = {hit.chunk_id: hit.score for hit in await store.search_lexical(partition, query, 9, allowed)}
+    assert gone == pytest.approx(before, rel=1e-5)
+    assert await store.search_lexical(partition, ["nowhere"], 9, allowed) == []

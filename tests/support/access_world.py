@@ -236,6 +236,7 @@ class World:
         self.current: dict[tuple[str, str, str], Entry] = {}
         self.by_secret: dict[str, Entry] = {}
         self.lagging = False
+        self.watched: Caller | None = None
         self._changing = asyncio.Lock()
 
     async def fill(self, documents: int) -> None:
@@ -345,7 +346,9 @@ class World:
         rng = self.rng
         if not self.current:
             return
-        key = rng.choice(list(self.current))
+        near = [key for key, entry in self.current.items() if self.watched is not None and entry.admits(self.watched)]
+        # What somebody is being shown matters most.
+        key = rng.choice(near if near and rng.random() < 0.6 else list(self.current))
         what = rng.random()
         if what < 0.08:
             await self.catalog.mark_deleted(*key)

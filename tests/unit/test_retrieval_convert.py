@@ -14,6 +14,7 @@ from services.retrieval import convert
 from services.retrieval.request import RerankMode, RetrievalMode, RetrieveQuery
 from services.retrieval.result import (
     ChunkKey,
+    Reference,
     RetrievedPassage,
     RetrieveResult,
     StageScores,
@@ -141,3 +142,28 @@ def test_statuses() -> None:
     (store,) = convert.write_statuses([status]).stores
     assert (store.name, store.engine, store.dense, store.lexical) == ("s", "memory", True, False)
     assert (store.healthy, store.breaker, store.chunk_count, store.error_message) == (False, "open", 4, "why")
+
+
+def test_sources_to_check_are_read_and_written() -> None:
+    sources = [
+        pb.SourceReference(collection="default", document_id="b", version=2),
+        pb.SourceReference(collection="default", document_id="a", version=1),
+    ]
+    references = convert.read_references(pb.CheckSourcesRequest(sources=sources))
+    assert references == (Reference("default", "b", 2), Reference("default", "a", 1))
+    assert list(convert.write_references(frozenset(references)).readable) == sources[::-1]
+    assert convert.read_references(pb.CheckSourcesRequest()) == ()
+
+
+def test_every_wrong_source_is_named() -> None:
+    good = pb.SourceReference(collection="default", document_id="a", version=1)
+    with pytest.raises(InvalidRequest) as caught:
+        convert.read_references(pb.CheckSourcesRequest(sources=[good, pb.SourceReference(version=-1)]))
+    assert [violation.field for violation in caught.value.violations] == [
+        "sources[1].collection",
+        "sources[1].document_id",
+        "sources[1].version",
+    ]
+    with pytest.raises(InvalidRequest) as caught:
+        convert.read_references(pb.CheckSourcesRequest(sources=[good] * 101))
+    assert [violation.field for violation in caught.value.violations] == ["sources"]
