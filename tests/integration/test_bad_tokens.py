@@ -6,7 +6,6 @@ import re
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -16,7 +15,7 @@ from services.corpus.principal import Caller
 from services.runtime.server import Server
 from services.runtime.settings import Settings
 from tests.support.bad_tokens import METADATA, REVOKED, TOKENS
-from tests.support.mesh import Ended, ended
+from tests.support.mesh import Ended, ended, raw
 from tests.support.serving import ECHO, echo_service
 from tests.support.token_forge import Gate, craft
 
@@ -51,9 +50,8 @@ async def channel() -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def call(channel: grpc.aio.Channel, method: str, values: list[str]) -> Ended:
-    make: Any = channel.stream_stream(f"/{ECHO}/{method}")
     metadata = tuple(("authorization", value) for value in values)
-    return await ended(make(iter([b""]), metadata=metadata, timeout=30))
+    return await ended(raw(channel, f"/{ECHO}/{method}")(b"", metadata=metadata, timeout=30))
 
 
 @pytest.mark.parametrize("method", ["Unary", "ServerStream", "ClientStream", "BidiStream"])

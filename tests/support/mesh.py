@@ -119,6 +119,8 @@ class Mesh:
 
     async def raw(self, service: str, method: str, *messages: bytes, **options: Any) -> Ended:
         """Call ``/package.Service/Method`` of ``service`` with bytes as they are; any shape of call fits."""
+        if len(messages) == 1:
+            return await ended(raw(self.channels[service], method)(messages[0], **options))
         make: Any = self.channels[service].stream_stream(method)
         return await ended(make(iter(messages), **options))
 
@@ -152,6 +154,15 @@ class Ended:
         return next(
             (message for detail in status_pb2.Status.FromString(packed).details if detail.Unpack(message)), None
         )
+
+
+def raw(channel: grpc.aio.Channel, method: str) -> Any:
+    """A call of ``/package.Service/Method`` with one message of bytes; whatever its shape is, this fits.
+
+    Not as a stream of requests: grpc.aio's client makes INTERNAL ("Internal error from Core") of a refusal that comes
+    while it is still writing.
+    """
+    return channel.unary_stream(method)
 
 
 async def ended(call: Any) -> Ended:
