@@ -132,11 +132,17 @@ class MemoryCatalog:
         numbered = self._reader_sets.get(tenant, {})
         return frozenset(number for readers, number in numbered.items() if not readers.isdisjoint(principals))
 
-    async def set_access(self, tenant: str, collection: str, document_id: str, access: Access) -> int:
+    async def set_access(
+        self, tenant: str, collection: str, document_id: str, access: Access, *, owner: str | None = None
+    ) -> int:
         """Change who may read an active document (NotFound) and return the new reader set's number."""
         key = (tenant, collection, document_id)
         document = self._documents.get(key)
-        if document is None or document.state is not DocumentState.ACTIVE:
+        if (
+            document is None
+            or document.state is not DocumentState.ACTIVE
+            or (owner is not None and document.owner != owner)
+        ):
             raise NotFound("there is no such document", metadata={"document_id": document_id})
         self._documents[key] = replace(document, access=access, update_time=datetime.now(UTC))
         return self._reader_set(tenant, access)

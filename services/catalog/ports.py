@@ -110,8 +110,13 @@ class Catalog(Protocol):
     async def reader_sets(self, tenant: str, principals: frozenset[str]) -> frozenset[int]:
         """The numbers of all reader sets of the tenant that admit ``principals``."""
 
-    async def set_access(self, tenant: str, collection: str, document_id: str, access: Access) -> int:
-        """Change who may read an active document (NotFound) and return the new reader set's number."""
+    async def set_access(
+        self, tenant: str, collection: str, document_id: str, access: Access, *, owner: str | None = None
+    ) -> int:
+        """Change who may read an active document (NotFound) and return the new reader set's number.
+
+        With an ``owner``, only if the document is still theirs.
+        """
 
     async def mark_deleted(self, tenant: str, collection: str, document_id: str) -> bool:
         """Block an active document for all reads; False if there was none."""

@@ -301,14 +301,18 @@ class SqlCatalog:
 
     # --- changing ------------------------------------------------------------------------------------------------
 
-    async def set_access(self, tenant: str, collection: str, document_id: str, access: Access) -> int:
+    async def set_access(
+        self, tenant: str, collection: str, document_id: str, access: Access, *, owner: str | None = None
+    ) -> int:
         """See the port."""
 
         def change(connection: Connection) -> int:
             number = self._reader_set(connection, tenant, access)
+            owned = () if owner is None else (documents.c.owner == owner,)
+            active = documents.c.state == DocumentState.ACTIVE.value
             changed = connection.execute(
                 update(documents)
-                .where(*document_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
+                .where(*document_key(tenant, collection, document_id), active, *owned)
                 .values(reader_set=number, update_time=to_micros(datetime.now(UTC)))
             )
             if changed.rowcount == 0:

@@ -108,7 +108,8 @@ class Library:
         document = await self.document(caller, collection, document_id)
         if not may_manage(caller, document):
             raise PermissionDenied("only the document's owner or an administrator may change who reads it")
-        number = await self._catalog.set_access(caller.tenant, collection, document_id, access)
+        # Somebody else's by now, if it was deleted and made anew meanwhile: then it is not theirs to share.
+        number = await self._catalog.set_access(caller.tenant, collection, document_id, access, owner=document.owner)
         await self._store.assign_readers(Partition(caller.tenant, collection), document_id, number)
         changed = await self._catalog.get_document(caller.tenant, collection, document_id)
         if changed is None:

@@ -376,6 +376,15 @@ async def test_access_of_what_is_not_there_cannot_be_changed(catalog: Catalog) -
         assert missing.value.metadata == {"document_id": name}
 
 
+async def test_access_is_changed_for_its_owner_alone_where_one_is_named(catalog: Catalog) -> None:
+    made = await put(catalog, document(access=TO_ALL))
+    with pytest.raises(NotFound):
+        await catalog.set_access("t", "c", "d", TO_ALICE, owner="user:mallory")
+    assert await catalog.find_readable("t", "c", ["d"], BOB)
+    await catalog.set_access("t", "c", "d", TO_ALICE, owner=made.owner)
+    assert await catalog.find_readable("t", "c", ["d"], BOB) == {}
+
+
 # --- deleting -------------------------------------------------------------------------------------------------------
 
 
