@@ -112,7 +112,10 @@ class Keyring:
 
         def check(newest: WrappedKey) -> None:
             if clean_since < newest.create_time + self._settle:
-                raise FailedPrecondition("the newest key is too young; re-encrypt again before retiring older keys")
+                raise FailedPrecondition(
+                    f"the newest key is too young: {self._settle:.0f} seconds after it was made, "
+                    "re-encrypt again and then retire older keys"
+                )
 
         return self._keep_newest(tenant, Purpose.DATA, check)
 

@@ -94,12 +94,15 @@ class Resealer:
         checkpoints: Checkpoints,
         *,
         page_size: int = 128,
+        pause: float = 0.0,
         now: Callable[[], float] = time.time,
     ) -> None:
+        """``pause`` is seconds between passes, from the second on: writers may not know the newest key yet."""
         self._keyring = keyring
         self._sealer = sealer
         self._checkpoints = checkpoints
         self._page_size = page_size
+        self._pause = pause
         self._now = now
 
     async def run(
@@ -125,6 +128,8 @@ class Resealer:
             if page:
                 state = await self._do(tenant, items, page, state)
             elif state.left:
+                if state.walk > 1:
+                    await asyncio.sleep(self._pause)
                 state = ResealProgress(newest, state.walk + 1, self._now(), resealed=state.resealed)
             else:
                 await asyncio.to_thread(self._checkpoints.save_checkpoint, tenant, task, None)

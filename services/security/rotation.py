@@ -19,6 +19,8 @@ from services.security.resealing import Resealer, ResealProgress, ResealReport, 
 from services.security.sealed import Sealer
 
 _TASK = "rotation"
+# Seconds between passes; with all of them, many times what a process needs to learn of a new key.
+_PAUSE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Rotation:
         self._keyring = keyring
         self._checkpoints = checkpoints
         self._places = places
-        self._resealer = Resealer(keyring, sealer, checkpoints)
+        self._resealer = Resealer(keyring, sealer, checkpoints, pause=_PAUSE)
 
     async def begin(self, tenant: str) -> tuple[int, bool]:
         """The number of the new data key, and whether it was made now: an unfinished rotation is not begun twice.
