@@ -25,6 +25,7 @@ def log_refusal(refusal: Refusal) -> None:
     """Where every refusal of this process arrives: it tells the place and the reason, never what was there."""
     _log.error(
         "sealed value refused",
+        audit=True,  # for those who look for what an auditor should see
         tenant=refusal.tenant,
         document_id=refusal.place.document_id,
         version=refusal.place.version,
