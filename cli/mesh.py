@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cli.client import open_channel
 from cli.errors import CliError, usage
 from cli.options import Globals
-from cli.services import MESH, STORE, TIERS
+from cli.services import APART, MESH, TIERS
 from cli.supervisor import Child, Supervisor
 from services.runtime.settings import Settings
 
@@ -39,7 +39,7 @@ class Plan:
     @property
     def addresses(self) -> dict[str, str]:
         """Each service's address, the front of the mesh first."""
-        return {name: self.settings.address(name) for name in (*MESH, STORE)}
+        return {name: self.settings.address(name) for name in (*MESH, *APART)}
 
 
 def plan(
@@ -131,10 +131,10 @@ def free_ports(count: int) -> list[int]:
 def supervisor(
     planned: Plan, *, processes: bool, say: Callable[[str], None], debug: bool = False, output: IO[bytes] | None = None
 ) -> Supervisor:
-    """The processes of the mesh: the store alone, and the others in one process or in one each."""
-    store = Child(STORE, ("serve", STORE), (STORE,))
+    """The processes of the mesh: the store and the witness alone, and the others in one process or in one each."""
+    apart = [Child(name, ("serve", name), (name,)) for name in APART]
     front = (
-        [[Child(name, ("serve", name), (name,)) for name in tier] for tier in TIERS if STORE not in tier]
+        [[Child(name, ("serve", name), (name,)) for name in tier] for tier in TIERS if tier != APART]
         if processes
         else [[Child("mesh", ("_mesh",), MESH)]]
     )
@@ -145,7 +145,7 @@ def supervisor(
         await asyncio.gather(*(wait_until_ready(planned.addresses[name]) for name in child.services))
 
     return Supervisor(
-        [*front, [store]],
+        [*front, apart],
         ready,
         environment=planned.environment,
         patience=drains * (drain.delay + drain.grace) + _PATIENCE_MARGIN,
