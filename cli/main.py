@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import ask, ingest, inspect, serve, token
+from cli.commands import ask, audit, ingest, inspect, serve, token
 from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.options import Globals
 
@@ -54,6 +54,7 @@ app.command(
     rich_help_panel=_LOOK,
     epilog=_example("export GROUNDWIRE_TOKEN=$(groundwire token -s alice -g hr -r reader)"),
 )(token.token)
+app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
 app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status"))(inspect.status)
 app.command("doctor", rich_help_panel=_LOOK, epilog=_example("groundwire doctor --output json"))(inspect.doctor)
 

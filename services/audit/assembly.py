@@ -46,7 +46,7 @@ async def assemble(settings: AuditSettings, process: Process, *, witness: Witnes
 
     async def verify() -> Report:
         keys = [found] if (found := key.found()) else []
-        return await asyncio.to_thread(verify_directory, directory, [signer.verifier], keys)
+        return await asyncio.to_thread(verify_directory, directory, [signer.verifier], keys, living=True)
 
     servicer = AuditServicer(log, verify, current_caller)
 

@@ -71,10 +71,10 @@ class Checkpointing:
             try:
                 await self._log.sign()
                 self._signed.set()
-                await self._log.grown(self._log.covered)
+                await self._log.grown_or_failed(self._log.covered)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._interval):
-                        await self._log.grown(self._log.covered + EVENTS - 1)
+                        await self._log.grown_or_failed(self._log.covered + EVENTS - 1)
             except GroundwireError as error:
                 _log.error("the audit log cannot be written", reason=error.message)
                 await self._repair()

@@ -221,6 +221,13 @@ class AuditLog:
         while self._tree.size <= size:
             await self._grown.wait()
 
+    async def grown_or_failed(self, size: int) -> None:
+        """Like :meth:`grown`, but Unavailable as soon as nothing can be written."""
+        while self._tree.size <= size:
+            if self.failure is not None:
+                raise Unavailable(self.failure.message)
+            await self._grown.wait()
+
     async def close(self) -> None:
         """Cover what is there with a last checkpoint, if possible, and give the files back."""
         try:

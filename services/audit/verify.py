@@ -44,14 +44,23 @@ class Report:
 
 
 def verify_directory(
-    directory: Path, log_keys: Sequence[Verifier], witness_keys: Sequence[Verifier] = (), known: Sequence[str] = ()
+    directory: Path,
+    log_keys: Sequence[Verifier],
+    witness_keys: Sequence[Verifier] = (),
+    known: Sequence[str] = (),
+    *,
+    living: bool = False,
 ) -> Report:
-    """Verify a log, or a copy of one, in ``directory``. Blocking; reads every byte."""
+    """Verify a log, or a copy of one, in ``directory``. Blocking; reads every byte.
+
+    A checkpoint whose end is missing is a problem, because one whose length was changed looks the same, unless the log
+    is ``living``: then it is one that is being written.
+    """
     missing = [name for name in (CHECKPOINTS, EVENTS) if not (directory / name).is_dir()]
     if missing:
         return Report(problems=[f"{name}/ is missing" for name in missing])
     opened = [DirectoryFiles.unlocked(directory / name) for name in (CHECKPOINTS, EVENTS)]
-    return verify_files(opened[0], opened[1], log_keys, witness_keys, known)
+    return verify_files(opened[0], opened[1], log_keys, witness_keys, known, living=living)
 
 
 def verify_files(
@@ -60,11 +69,13 @@ def verify_files(
     log_keys: Sequence[Verifier],
     witness_keys: Sequence[Verifier],
     known: Sequence[str],
+    *,
+    living: bool = False,
 ) -> Report:
     """See :func:`verify_directory`."""
     report = Report()
     # Checkpoints first: of a log that grows meanwhile, later events are no contradiction.
-    signed = _read_checkpoints(checkpoints, tuple(log_keys), tuple(witness_keys), report)
+    signed = _read_checkpoints(checkpoints, tuple(log_keys), tuple(witness_keys), report, living=living)
     tree = _read_events(events, report)
     report.events = tree.size
     for where, one in signed:
@@ -92,11 +103,11 @@ def _check_root(tree: MerkleTree, checkpoint: Checkpoint, where: str, report: Re
 
 
 def _read_checkpoints(
-    files: Files, log_keys: tuple[Verifier, ...], witness_keys: tuple[Verifier, ...], report: Report
+    files: Files, log_keys: tuple[Verifier, ...], witness_keys: tuple[Verifier, ...], report: Report, *, living: bool
 ) -> list[tuple[str, SignedCheckpoint]]:
     found: list[tuple[str, SignedCheckpoint]] = []
     cosigned: set[int] = set()
-    for where, number, payload in _frames(files, CHECKPOINTS, report):
+    for where, number, payload in _frames(files, CHECKPOINTS, report, may_be_cut=living):
         try:
             signed = read_checkpoint(payload, log_keys)
             seen = [key for key in witness_keys if signed.note.signed_by(key) is not None]
@@ -123,7 +134,7 @@ def _read_checkpoints(
 def _read_events(files: Files, report: Report) -> MerkleTree:
     tree = MerkleTree()
     chain = FIRST_CHAIN
-    for where, index, payload in _frames(files, EVENTS, report):
+    for where, index, payload in _frames(files, EVENTS, report, may_be_cut=True):
         if index != tree.size:
             report.add(f"{where}: event {index:,} stands where {tree.size:,} belongs")
             return tree
@@ -140,7 +151,7 @@ def _read_events(files: Files, report: Report) -> MerkleTree:
     return tree
 
 
-def _frames(files: Files, folder: str, report: Report) -> Iterator[tuple[str, int, bytes]]:
+def _frames(files: Files, folder: str, report: Report, *, may_be_cut: bool) -> Iterator[tuple[str, int, bytes]]:
     """Every whole frame with its place, up to the first problem."""
     names = segment_names(files)
     if not names:
@@ -155,7 +166,7 @@ def _frames(files: Files, folder: str, report: Report) -> Iterator[tuple[str, in
                 yield f"{folder}/{name}, byte {offset:,}", number, payload
                 expected = number + 1
         except DamagedJournalError as error:
-            if error.what == CUT and name == names[-1]:
+            if error.what == CUT and name == names[-1] and may_be_cut:
                 report.notes.append(f"{folder}/{name}, byte {error.offset:,}: {CUT}; it was never acknowledged")
             else:
                 report.add(f"{folder}/{error.message}")

@@ -136,8 +136,9 @@ class Segments:
             self._files.remove(trimmed.file)
             self._files.sync_directory()
         self._handle = self._files.append_to(current.name)
-        # What a killed process wrote may still be in the kernel's memory alone, and counts from here on.
+        # What a killed process wrote may still be in the kernel's memory alone, its name too, and counts from here on.
         self._files.datasync(self._handle)
+        self._files.sync_directory()
         return trimmed
 
     def write(self, payloads: Sequence[bytes]) -> int:

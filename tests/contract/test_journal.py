@@ -13,7 +13,7 @@ import pytest
 from services.corpus.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from services.journal import journal as journal_module
 from services.journal.files import DirectoryFiles
-from services.journal.frames import FRAME_OVERHEAD, HEADER_SIZE, MAX_PAYLOAD, write_header
+from services.journal.frames import FRAME_OVERHEAD, HEADER_SIZE, MAX_PAYLOAD, write_frames, write_header
 from services.journal.journal import Journal
 from services.journal.memory import MemoryFiles
 from services.journal.ports import Files, replace
@@ -382,8 +382,6 @@ async def test_crashes_lose_nothing_acknowledged() -> None:
             journal._thread.shutdown()
             # What was written and not synced when the power went.
             if journal._segments._handle is not None:
-                from services.journal.frames import write_frames
-
                 torn, _ = write_frames(journal.next_sequence, [b"never", b"acknowledged"])
                 disk.write(journal._segments._handle, torn[: chance.randint(0, len(torn))])
             disk.crash(chance)
@@ -470,3 +468,12 @@ async def test_a_segment_is_scanned_for_verification(disk: Disk) -> None:
         with pytest.raises(DamagedJournalError, match=what):
             list(scan(files, name))
     files.release()
+
+
+async def test_what_a_killed_process_left_is_durable_once_it_was_read() -> None:
+    disk = MemoryFiles()
+    handle = disk.create(name_of(0))
+    disk.write(handle, write_header(0) + write_frames(0, [b"left"])[0])
+    (await Journal.open(disk))._thread.shutdown()
+    disk.crash()
+    assert await contents(await Journal.open(disk)) == [(0, b"left")]
