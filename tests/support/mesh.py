@@ -25,6 +25,8 @@ from groundwire.retrieval.v1 import retrieval_service_pb2_grpc
 from groundwire.store.v1 import store_service_pb2_grpc
 from services.audit import assembly as audit
 from services.audit.settings import AuditSettings
+from services.audit.witness import assembly as witness
+from services.audit.witness.settings import WitnessSettings
 from services.catalog.memory import MemoryCatalog
 from services.catalog.ports import Catalog
 from services.embedding.memory import HashingEmbedder, OverlapCrossEncoder
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
 SUBJECT = "alice"
 GROUP = "staff"
 # From the back to the front, so that a service finds those that it calls.
-NAMES = ("store", "audit", "retrieval", "generation", "ingestion", "query", "monitoring")
+NAMES = ("store", "witness", "audit", "retrieval", "generation", "ingestion", "query", "monitoring")
 _SETTINGS: dict[str, type[Settings]] = {
     "audit": AuditSettings,
     "generation": GenerationSettings,
@@ -67,6 +69,7 @@ _SETTINGS: dict[str, type[Settings]] = {
     "query": QuerySettings,
     "retrieval": RetrievalSettings,
     "store": StoreSettings,
+    "witness": WitnessSettings,
 }
 
 
@@ -197,6 +200,7 @@ async def _start(mesh: Mesh, name: str, process: Process, directory: Path) -> No
     assemble: dict[str, Callable[..., Awaitable[Service]]] = {
         "store": partial(store.assemble, store=mesh.vectors),
         "audit": audit.assemble,
+        "witness": witness.assemble,
         "retrieval": partial(retrieval.assemble, catalog=mesh.catalog),
         "generation": generation.assemble,
         "ingestion": partial(ingestion.assemble, catalog=mesh.catalog, parser=InProcessParser()),
