@@ -177,7 +177,7 @@ async def open_mesh(
     # A directory of its own with a short name: a unix socket's path must not exceed 108 bytes.
     with tempfile.TemporaryDirectory(prefix="gw-") as directory:
         mesh = Mesh(catalog or MemoryCatalog(), vectors or MemoryVectorStore())
-        mesh.addresses.update({name: f"unix:{directory}/{name}" for name in NAMES})
+        mesh.addresses.update({name: f"unix:{directory}/{name}.sock" for name in NAMES})
         process = Process(embedder=HashingEmbedder(), cross_encoder=OverlapCrossEncoder())
         try:
             for name in names:
