@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import ask, certs, ingest, inspect, keys, serve, token
+from cli.commands import ask, audit, certs, ingest, inspect, keys, serve, token
 from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.options import Globals
 
@@ -77,6 +77,7 @@ app.command(
         "groundwire certs ./certs --host rag.example.org",
     ),
 )(certs.certs)
+app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
 app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status"))(inspect.status)
 app.command("doctor", rich_help_panel=_LOOK, epilog=_example("groundwire doctor --output json"))(inspect.doctor)
 

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cli.client import open_channel
 from cli.errors import CliError, usage
 from cli.options import Globals
-from cli.services import MESH, STORE, TIERS
+from cli.services import APART, MESH, TIERS
 from cli.supervisor import Child, Supervisor
 from services.runtime.settings import ConfigurationError, Settings, TlsOptions
 from services.runtime.tls import CLIENT, listening_tls, open_tls
@@ -40,7 +40,7 @@ class Plan:
     @property
     def addresses(self) -> dict[str, str]:
         """Each service's address, the front of the mesh first."""
-        return {name: self.settings.address(name) for name in (*MESH, STORE)}
+        return {name: self.settings.address(name) for name in (*MESH, *APART)}
 
 
 def plan(
@@ -103,7 +103,7 @@ def check_ports(addresses: Mapping[str, str]) -> None:
 def check_tls(settings: Settings) -> None:
     """Raise CliError, before anything is started, when a service may not listen where it should, or TLS lacks something."""
     problems: dict[str, None] = {}
-    for name in (*MESH, STORE):
+    for name in (*MESH, *APART):
         try:
             listening_tls(settings, name, settings.address(name))
             open_tls(settings.tls, name)
@@ -151,10 +151,10 @@ def free_ports(count: int) -> list[int]:
 def supervisor(
     planned: Plan, *, processes: bool, say: Callable[[str], None], debug: bool = False, output: IO[bytes] | None = None
 ) -> Supervisor:
-    """The processes of the mesh: the store alone, and the others in one process or in one each."""
-    store = Child(STORE, ("serve", STORE), (STORE,))
+    """The processes of the mesh: the store and the witness alone, and the others in one process or in one each."""
+    apart = [Child(name, ("serve", name), (name,)) for name in APART]
     front = (
-        [[Child(name, ("serve", name), (name,)) for name in tier] for tier in TIERS if STORE not in tier]
+        [[Child(name, ("serve", name), (name,)) for name in tier] for tier in TIERS if tier != APART]
         if processes
         else [[Child("mesh", ("_mesh",), MESH)]]
     )
@@ -167,7 +167,7 @@ def supervisor(
         )
 
     return Supervisor(
-        [*front, [store]],
+        [*front, apart],
         ready,
         environment=planned.environment,
         patience=drains * (drain.delay + drain.grace) + _PATIENCE_MARGIN,

@@ -14,21 +14,27 @@ if TYPE_CHECKING:
 STORE = "store"
 # What `groundwire keys` is to the services that it calls: one of the mesh that only calls others.
 KEYS = "keys"
+WITNESS = "witness"
 # From the front of the mesh to its back: the order in which services stop.
-TIERS = (("query", "ingestion"), ("retrieval", "generation"), ("audit", "monitoring"), (STORE,))
+TIERS = (("query", "ingestion"), ("retrieval", "generation"), ("audit", "monitoring"), (STORE, WITNESS))
 # In the order of their default ports.
-NAMES = ("query", "ingestion", "retrieval", "generation", "audit", "monitoring", STORE)
-MESH = tuple(name for name in NAMES if name != STORE)
+NAMES = ("query", "ingestion", "retrieval", "generation", "audit", "monitoring", STORE, WITNESS)
+# Each of these has a process of its own, and a unix socket by default.
+APART = (STORE, WITNESS)
+MESH = tuple(name for name in NAMES if name not in APART)
+_ROOMS = {WITNESS: "audit.witness"}
 
 
 def settings_class(name: str) -> type[Settings]:
     """The settings of one service."""
-    module = import_module(f"services.{name}.settings")
+    module = import_module(f"services.{_ROOMS.get(name, name)}.settings")
     found: type[Settings] = getattr(module, f"{name.capitalize()}Settings")
     return found
 
 
 def assembly(name: str) -> Callable[[Any, Process], Awaitable[Service]]:
     """The composition root of one service."""
-    found: Callable[[Any, Process], Awaitable[Service]] = import_module(f"services.{name}.assembly").assemble
+    found: Callable[[Any, Process], Awaitable[Service]] = import_module(
+        f"services.{_ROOMS.get(name, name)}.assembly"
+    ).assemble
     return found

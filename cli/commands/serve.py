@@ -23,7 +23,9 @@ def serve(
     context: typer.Context,
     service: Annotated[
         str,
-        typer.Argument(metavar="SERVICE", help="query, ingestion, retrieval, generation, audit, monitoring or store."),
+        typer.Argument(
+            metavar="SERVICE", help="query, ingestion, retrieval, generation, audit, monitoring, store or witness."
+        ),
     ],
     listen: Annotated[
         str | None,
@@ -43,7 +45,7 @@ def serve(
 
 
 def mesh(context: typer.Context, supervised: SupervisedOption = None) -> None:
-    """Run every service but the store in this process, each on its own port."""
+    """Run every service but the store and the witness in this process, each on its own port."""
     from cli.serve import run  # noqa: PLC0415 - the services are only needed now
     from cli.services import MESH  # noqa: PLC0415
 

@@ -23,7 +23,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 PREFIX = "GROUNDWIRE_"
 CONFIG_VARIABLE = "GROUNDWIRE_CONFIG"
 TOKEN_VARIABLE = "GROUNDWIRE_TOKEN"  # noqa: S105 - a variable's name; clients send its value as their token
-SERVICES = ("query", "ingestion", "retrieval", "generation", "audit", "monitoring", "store")
+SERVICES = ("query", "ingestion", "retrieval", "generation", "audit", "monitoring", "store", "witness")
 # sun_path holds 108 bytes; the rest is for the scheme and a margin.
 _MAX_SOCKET_PATH = 100
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:\-]{0,127}")
@@ -50,6 +50,7 @@ class Addresses(Options):
     audit: str = "127.0.0.1:50054"
     monitoring: str = "127.0.0.1:50055"
     store: str = Field("", description="Empty: a unix socket that belongs to the data directory.")
+    witness: str = Field("", description="Of the audit log's witness; empty: a unix socket, as for the store.")
 
 
 class LogOptions(Options):
@@ -211,9 +212,8 @@ class Settings(BaseSettings):
 
     def address(self, service: str) -> str:
         """Where ``service`` is found."""
-        if service == "store" and not self.addresses.store:
-            return f"unix:{socket_path(self.data_dir, 'store')}"
-        return str(getattr(self.addresses, service))
+        given = str(getattr(self.addresses, service))
+        return given or f"unix:{socket_path(self.data_dir, service)}"
 
     @property
     def development_secrets(self) -> bool:

@@ -304,14 +304,16 @@ def _methods() -> list[tuple[str, str, str, bool]]:
 async def test_unbuilt_methods_and_only_those_say_so(mesh: Mesh) -> None:
     methods = _methods()
     assert len(methods) > 50
-    assert sum(unbuilt for *_, unbuilt in methods) == 30
+    assert sum(unbuilt for *_, unbuilt in methods) == 22
     for service, path, name, unbuilt in methods:
         # An empty message is a request of every method; a wrong one, for most.
-        result = await mesh.raw(service, path, b"", timeout=10)
+        endless = name == "WatchEvents"
+        result = await mesh.raw(service, path, b"", timeout=0.5 if endless else 10)
         assert (result.code is grpc.StatusCode.UNIMPLEMENTED) == unbuilt, (path, result)
         assert (result.reason == "NOT_IMPLEMENTED") == unbuilt, (path, result)
         assert result.code not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN), (path, result)
-        assert re.fullmatch(r"[0-9a-f]{32}", str(result.trailing["x-request-id"])), name
+        # A deadline ends on the caller's side, too, and then there are no trailers.
+        assert endless or re.fullmatch(r"[0-9a-f]{32}", str(result.trailing["x-request-id"])), name
 
 
 async def test_the_request_id_comes_back_and_goes_along(mesh: Mesh) -> None:

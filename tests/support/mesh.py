@@ -25,6 +25,8 @@ from groundwire.retrieval.v1 import retrieval_service_pb2_grpc
 from groundwire.store.v1 import store_service_pb2_grpc
 from services.audit import assembly as audit
 from services.audit.settings import AuditSettings
+from services.audit.witness import assembly as witness
+from services.audit.witness.settings import WitnessSettings
 from services.catalog.memory import MemoryCatalog
 from services.catalog.ports import Catalog
 from services.embedding.memory import HashingEmbedder, OverlapCrossEncoder
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 SUBJECT = "alice"
 GROUP = "staff"
 # From the back to the front, so that a service finds those that it calls.
-NAMES = ("store", "audit", "retrieval", "generation", "ingestion", "query", "monitoring")
+NAMES = ("store", "witness", "audit", "retrieval", "generation", "ingestion", "query", "monitoring")
 _SETTINGS: dict[str, type[Settings]] = {
     "audit": AuditSettings,
     "generation": GenerationSettings,
@@ -68,6 +70,7 @@ _SETTINGS: dict[str, type[Settings]] = {
     "query": QuerySettings,
     "retrieval": RetrievalSettings,
     "store": StoreSettings,
+    "witness": WitnessSettings,
 }
 
 
@@ -186,7 +189,7 @@ async def open_mesh(
     # A directory of its own with a short name: a unix socket's path must not exceed 108 bytes.
     with tempfile.TemporaryDirectory(prefix="gw-") as directory:
         mesh = Mesh(catalog or MemoryCatalog(), vectors or MemoryVectorStore())
-        mesh.addresses.update({name: f"unix:{directory}/{name}" for name in NAMES})
+        mesh.addresses.update({name: f"unix:{directory}/{name}.sock" for name in NAMES})
         process = Process(embedder=HashingEmbedder(), cross_encoder=OverlapCrossEncoder())
         try:
             for name in names:
@@ -209,6 +212,7 @@ async def _start(mesh: Mesh, name: str, process: Process, directory: Path) -> No
     assemble: dict[str, Callable[..., Awaitable[Service]]] = {
         "store": partial(store.assemble, store=mesh.vectors),
         "audit": audit.assemble,
+        "witness": witness.assemble,
         "retrieval": partial(retrieval.assemble, catalog=mesh.catalog),
         "generation": generation.assemble,
         "ingestion": partial(ingestion.assemble, catalog=mesh.catalog, parser=InProcessParser()),

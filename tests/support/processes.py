@@ -170,7 +170,7 @@ def mesh_served(data_dir: Path, *, environment: Mapping[str, str] | None = None)
     variables |= environment or {}
     with ExitStack() as stack:
         processes = {}
-        for name in ("store", "audit", "monitoring", "generation", "retrieval", "ingestion", "query"):
+        for name in ("store", "witness", "audit", "monitoring", "generation", "retrieval", "ingestion", "query"):
             processes[name] = stack.enter_context(running(*GROUNDWIRE, "serve", name, environment=variables))
         _wait_ready(addresses, processes["query"])
         yield Mesh(addresses, variables, processes)

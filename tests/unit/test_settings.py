@@ -35,7 +35,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(Settings)
     assert settings.data_dir == tmp_path / "groundwire"
     assert settings.reflection is None
-    assert {name: settings.address(name) for name in SERVICES if name != "store"} == {
+    assert {name: settings.address(name) for name in SERVICES if name not in ("store", "witness")} == {
         "query": "127.0.0.1:50050",
         "ingestion": "127.0.0.1:50051",
         "retrieval": "127.0.0.1:50052",
@@ -44,6 +44,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "monitoring": "127.0.0.1:50055",
     }
     assert settings.address("store") == f"unix:{tmp_path}/groundwire/store.sock"
+    assert settings.address("witness") == f"unix:{tmp_path}/groundwire/witness.sock"
 
 
 def test_the_environment_goes_before_the_file_before_the_defaults(

@@ -1,0 +1,194 @@
+"""``groundwire audit``: events, proofs and verification over the wire."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+from rich.table import Table
+
+from cli.audit_verify import show_report
+from cli.client import connect
+from cli.errors import CliError, ExitCode, usage
+from cli.output import Format, Screen
+from cli.text import one_line
+from groundwire.audit.v1 import audit_service_pb2 as pb
+from groundwire.audit.v1 import audit_service_pb2_grpc as rpc
+from services.audit.merkle import verify_inclusion
+from services.audit.note import Checkpoint, Note, NoteError
+from services.runtime.settings import TlsOptions
+
+if TYPE_CHECKING:
+    from groundwire.audit.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
+
+_TIMEOUT = 30.0
+_VERIFY_TIMEOUT = 3600.0
+_PAGE = 1000
+_COLUMNS = ("Index", "Time", "Who", "Method", "Decision", "Code", "Resource")
+
+
+@dataclass(frozen=True)
+class Where:
+    """The audit service's address, and how it is called."""
+
+    address: str
+    tls: TlsOptions
+
+
+def event_filter(
+    principal: str = "",
+    method: str = "",
+    document: str = "",
+    request_id: str = "",
+    *,
+    denied: bool = False,
+    since: str = "",
+    until: str = "",
+) -> pb.EventFilter:
+    """The filter that the options say."""
+    wanted = pb.EventFilter(principal=principal, method=method, document_id=document, request_id=request_id)
+    if denied:
+        wanted.decision = pb.DECISION_DENIED
+    if since:
+        wanted.start_time.FromDatetime(_moment(since, "--since"))
+    if until:
+        wanted.end_time.FromDatetime(_moment(until, "--until"))
+    return wanted
+
+
+async def show_events(screen: Screen, where: Where, wanted: pb.EventFilter, limit: int) -> int:
+    """At most ``limit`` events; the exit code."""
+    async with connect("audit", where.address, where.tls) as channel:
+        events = [logged async for logged in _events(channel, wanted, limit)]
+    if screen.format is Format.JSON:
+        screen.json([_as_json(logged) for logged in events])
+    elif screen.format is Format.TEXT:
+        screen.text(*("\t".join(_cells(logged)) for logged in events))
+    else:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in _COLUMNS:
+            table.add_column(column, overflow="fold", style="cyan" if column == "Index" else None)
+        for logged in events:
+            table.add_row(*_cells(logged))
+        screen.table(table)
+    return ExitCode.OK
+
+
+async def tail(screen: Screen, where: Where, wanted: pb.EventFilter, start: int) -> int:
+    """Events as they are written, until the service ends; the exit code."""
+    async with connect("audit", where.address, where.tls) as channel:
+        stub: AuditServiceAsyncStub = rpc.AuditServiceStub(channel)
+        async for response in stub.WatchEvents(pb.WatchEventsRequest(filter=wanted, start_index=start)):
+            _print_line(screen, response.event)
+    return ExitCode.OK
+
+
+async def export(screen: Screen, where: Where, wanted: pb.EventFilter) -> int:
+    """Every event as a line of JSON; the exit code."""
+    async with connect("audit", where.address, where.tls) as channel:
+        async for logged in _events(channel, wanted, None):
+            _print_line(screen, logged)
+    return ExitCode.OK
+
+
+async def prove(screen: Screen, where: Where, index: int) -> int:
+    """Check an event's proof here, and not there; the exit code."""
+    async with connect("audit", where.address, where.tls) as channel:
+        stub: AuditServiceAsyncStub = rpc.AuditServiceStub(channel)
+        signed = (await stub.GetCheckpoint(pb.GetCheckpointRequest(), timeout=_TIMEOUT)).checkpoint
+        request = pb.GetInclusionProofRequest(index=index, tree_size=signed.tree_size)
+        proof = await stub.GetInclusionProof(request, timeout=_TIMEOUT)
+    try:
+        checkpoint = Checkpoint.parse(Note.parse(signed.note).body)
+    except NoteError as error:
+        raise CliError(f"the service sent no checkpoint: {error}") from error
+    holds = checkpoint.size == signed.tree_size and verify_inclusion(
+        proof.leaf_hash, index, checkpoint.size, list(proof.hashes), checkpoint.root
+    )
+    if screen.format is Format.JSON:
+        screen.json(
+            {
+                "holds": holds,
+                "index": index,
+                "leaf_hash": proof.leaf_hash.hex(),
+                "hashes": [step.hex() for step in proof.hashes],
+                "checkpoint": signed.note,
+            }
+        )
+    else:
+        screen.text(
+            f"event {index:,} {'is' if holds else 'IS NOT'} in the log of {checkpoint.size:,} events",
+            f"leaf {proof.leaf_hash.hex()}",
+            *(f"step {step.hex()}" for step in proof.hashes),
+            "",
+            *signed.note.rstrip("\n").split("\n"),
+        )
+    return ExitCode.OK if holds else ExitCode.FAILED
+
+
+async def verify_service(screen: Screen, where: Where) -> int:
+    """Have the service verify its own log; the exit code."""
+    async with connect("audit", where.address, where.tls) as channel:
+        stub: AuditServiceAsyncStub = rpc.AuditServiceStub(channel)
+        found = await stub.VerifyLog(pb.VerifyLogRequest(), timeout=_VERIFY_TIMEOUT)
+    show_report(screen, found.events, found.checkpoints, found.problems)
+    return ExitCode.OK if found.intact else ExitCode.FAILED
+
+
+async def _events(
+    channel: grpc.aio.Channel, wanted: pb.EventFilter, limit: int | None
+) -> AsyncIterator[pb.LoggedEvent]:
+    stub: AuditServiceAsyncStub = rpc.AuditServiceStub(channel)
+    # A token belongs to its request, so every page asks for the same number.
+    size = _PAGE if limit is None else min(_PAGE, limit)
+    token, count = "", 0
+    while True:
+        request = pb.ListEventsRequest(filter=wanted, page_size=size, page_token=token)
+        page = await stub.ListEvents(request, timeout=_TIMEOUT)
+        for logged in page.events:
+            yield logged
+            count += 1
+            if count == limit:
+                return
+        token = page.next_page_token
+        if not token:
+            return
+
+
+def _print_line(screen: Screen, logged: pb.LoggedEvent) -> None:
+    line = json.dumps(_as_json(logged)) if screen.format is Format.JSON else "\t".join(_cells(logged))
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _as_json(logged: pb.LoggedEvent) -> dict[str, Any]:
+    """An event for programs: field names as in the contract, hashes in hexadecimal."""
+    event: dict[str, Any] = MessageToDict(logged.event, preserving_proto_field_name=True)
+    event["decision"] = pb.Decision.Name(logged.event.decision).removeprefix("DECISION_").lower()
+    for name in ("query_hmac", "answer_sha256"):
+        if name in event:
+            event[name] = getattr(logged.event, name).hex()
+    return {"index": logged.index, "leaf_hash": logged.leaf_hash.hex(), "code": 0, **event}
+
+
+def _cells(logged: pb.LoggedEvent) -> list[str]:
+    event = logged.event
+    code = next((code.name for code in grpc.StatusCode if code.value[0] == event.code), str(event.code))
+    decision = pb.Decision.Name(event.decision).removeprefix("DECISION_").lower()
+    when = event.time.ToDatetime(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    method = event.method.rpartition(".")[2] or event.method
+    return [str(logged.index), when, *(one_line(x) for x in (event.principal, method, decision, code, event.resource))]
+
+
+def _moment(text: str, option: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise usage(f"{option} {text!r} is not a time; write 2026-01-31T12:00:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

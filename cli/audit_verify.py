@@ -1,0 +1,63 @@
+"""``groundwire audit verify DIR``: offline, with public keys alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cli.errors import ExitCode, usage
+from cli.output import Format, Screen
+from cli.text import clean, plural
+from services.audit.note import NoteError, Verifier
+from services.audit.verify import verify_directory
+
+
+def verify_copy(
+    screen: Screen, directory: Path, log_keys: Sequence[str], witness_keys: Sequence[str], known: Sequence[Path]
+) -> int:
+    """Verify the log in ``directory``, show what was found, and return the exit code."""
+    if not log_keys:
+        raise usage("--log-key is missing: a key that lies beside the log proves nothing; use one that you kept")
+    if not directory.is_dir():
+        raise usage(f"{directory} is not a directory")
+    report = verify_directory(
+        directory, [_key(text) for text in log_keys], [_key(text) for text in witness_keys], [_read(p) for p in known]
+    )
+    show_report(screen, report.events, report.checkpoints, report.problems, report.notes, cosigned=report.cosigned)
+    return ExitCode.OK if report.intact else ExitCode.FAILED
+
+
+def show_report(
+    screen: Screen,
+    events: int,
+    checkpoints: int,
+    problems: Sequence[str],
+    notes: Sequence[str] = (),
+    *,
+    cosigned: int | None = None,
+) -> None:
+    """What a verification found."""
+    if screen.format is Format.JSON:
+        document = {"intact": not problems, "events": events, "checkpoints": checkpoints, "problems": list(problems)}
+        screen.json(document | ({"cosigned": cosigned, "notes": list(notes)} if cosigned is not None else {}))
+        return
+    counted = f"{plural(events, 'event')}, {plural(checkpoints, 'checkpoint')}"
+    if cosigned is not None:
+        counted += f", {cosigned:,} cosigned"
+    screen.text(f"{'DAMAGED' if problems else 'intact'}: {counted}")
+    screen.text(*(f"problem: {clean(problem)}" for problem in problems))
+    screen.text(*(f"note: {clean(note)}" for note in notes))
+
+
+def _key(given: str) -> Verifier:
+    try:
+        return Verifier.parse(given if given.count("+") >= 2 else Path(given).read_text())
+    except (OSError, NoteError) as error:
+        raise usage(f"{given!r} is neither a verifier key nor a file with one: {error}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise usage(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,145 @@
+"""``audit``: what its commands take."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.options import AddressOption, OutputOption, globals_of
+from cli.output import Format, Screen
+
+if TYPE_CHECKING:
+    from cli.audit import Where
+
+app = typer.Typer(help="Read, prove and verify the audit log.", no_args_is_help=True)
+
+PrincipalOption = Annotated[str, typer.Option("--principal", metavar="NAME", help="Only this principal's: user:alice.")]
+MethodOption = Annotated[str, typer.Option("--method", metavar="PATH", help="Only this method's.")]
+DocumentOption = Annotated[str, typer.Option("--document", metavar="ID", help="Only what touched this document.")]
+RequestOption = Annotated[str, typer.Option("--request-id", metavar="ID", help="Only this request's.")]
+DeniedOption = Annotated[bool, typer.Option("--denied", help="Only what was refused.")]
+SinceOption = Annotated[str, typer.Option("--since", metavar="TIME", help="Only from here on: 2026-01-31T12:00:00Z.")]
+UntilOption = Annotated[str, typer.Option("--until", metavar="TIME", help="Only before this.")]
+
+
+def _where(context: typer.Context, given: str | None) -> Where:
+    from cli.audit import Where  # noqa: PLC0415 - grpc is only needed now
+    from services.runtime.settings import Settings  # noqa: PLC0415 - pydantic takes a while
+
+    settings = globals_of(context).load(Settings)
+    return Where(given or settings.address("audit"), settings.tls)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    principal: PrincipalOption = "",
+    method: MethodOption = "",
+    document: DocumentOption = "",
+    request_id: RequestOption = "",
+    denied: DeniedOption = False,
+    since: SinceOption = "",
+    until: UntilOption = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="How many at most.")] = 100,
+    address: AddressOption = None,
+    output: OutputOption = Format.AUTO,
+) -> None:
+    """Show events of your tenant, the oldest first."""
+    from cli.audit import event_filter, show_events  # noqa: PLC0415 - grpc is only needed now
+
+    wanted = event_filter(principal, method, document, request_id, denied=denied, since=since, until=until)
+    raise typer.Exit(asyncio.run(show_events(Screen(output), _where(context, address), wanted, limit)))
+
+
+@app.command("tail")
+def tail(
+    context: typer.Context,
+    principal: PrincipalOption = "",
+    method: MethodOption = "",
+    denied: DeniedOption = False,
+    start: Annotated[int, typer.Option("--from", metavar="INDEX", help="Begin here; default: new events alone.")] = -1,
+    address: AddressOption = None,
+    output: OutputOption = Format.AUTO,
+) -> None:
+    """Show events as they are written, until Ctrl-C."""
+    from cli.audit import event_filter  # noqa: PLC0415
+    from cli.audit import tail as run  # noqa: PLC0415
+
+    wanted = event_filter(principal, method, denied=denied)
+    raise typer.Exit(asyncio.run(run(Screen(output), _where(context, address), wanted, start)))
+
+
+@app.command("export")
+def export(
+    context: typer.Context,
+    principal: PrincipalOption = "",
+    method: MethodOption = "",
+    document: DocumentOption = "",
+    denied: DeniedOption = False,
+    since: SinceOption = "",
+    until: UntilOption = "",
+    address: AddressOption = None,
+) -> None:
+    """Write events as JSON Lines to stdout, for a SIEM: one object a line, with index and leaf hash."""
+    from cli.audit import event_filter  # noqa: PLC0415
+    from cli.audit import export as run  # noqa: PLC0415
+
+    wanted = event_filter(principal, method, document, denied=denied, since=since, until=until)
+    raise typer.Exit(asyncio.run(run(Screen(Format.JSON), _where(context, address), wanted)))
+
+
+@app.command("prove")
+def prove(
+    context: typer.Context,
+    index: Annotated[int, typer.Argument(metavar="INDEX", min=0, help="The event's index.")],
+    address: AddressOption = None,
+    output: OutputOption = Format.AUTO,
+) -> None:
+    """Fetch and check the proof that an event is in the log under its newest checkpoint."""
+    from cli.audit import prove as run  # noqa: PLC0415
+
+    raise typer.Exit(asyncio.run(run(Screen(output), _where(context, address), index)))
+
+
+@app.command("verify")
+def verify(
+    context: typer.Context,
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="A log or a copy of one; without it the service verifies its own."),
+    ] = None,
+    log_key: Annotated[
+        list[str] | None, typer.Option("--log-key", metavar="KEY", help="The log's verifier key, or a file with it.")
+    ] = None,
+    witness_key: Annotated[
+        list[str] | None,
+        typer.Option("--witness-key", metavar="KEY", help="The witness's verifier key, or a file with it."),
+    ] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FILE",
+            help="A checkpoint from elsewhere that the log must contain; may be repeated.",
+        ),
+    ] = None,
+    address: AddressOption = None,
+    output: OutputOption = Format.AUTO,
+) -> None:
+    """Verify every frame, hash and signature; exit code 1 if anything does not hold."""
+    screen = Screen(output)
+    if directory is not None:
+        from cli.audit_verify import verify_copy  # noqa: PLC0415
+
+        raise typer.Exit(verify_copy(screen, directory, log_key or (), witness_key or (), checkpoint or ()))
+    from cli.audit import verify_service  # noqa: PLC0415
+
+    used: list[Any] = [log_key, witness_key, checkpoint]
+    if any(used):
+        from cli.errors import usage  # noqa: PLC0415
+
+        raise usage("keys and checkpoints are for a DIR; without one the service verifies with its own")
+    raise typer.Exit(asyncio.run(verify_service(screen, _where(context, address))))

@@ -1,0 +1,1 @@
+"""How the audit log reaches its witness."""
