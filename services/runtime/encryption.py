@@ -19,6 +19,9 @@ from services.security.master_keys import FileMasterKey, SecretMasterKey
 from services.security.sealed import Refusal, Sealer
 
 _log = structlog.get_logger(__name__)
+# Seconds that something sealed under an outdated key may still be on its way into a store: a process learns of a new key
+# within half a second, and a write may take a minute, and another one in a thread that outlives its call.
+_SETTLE = 150.0
 
 
 def log_refusal(refusal: Refusal) -> None:
@@ -53,7 +56,9 @@ class Encryption:
         """
         store = open_key_store(directory)
         try:
-            return cls(Keyring(open_master_key(options.master_key, directory), store), store, on_refused)
+            return cls(
+                Keyring(open_master_key(options.master_key, directory), store, settle=_SETTLE), store, on_refused
+            )
         except BaseException:
             store.close()
             raise
