@@ -38,6 +38,10 @@ readers = ["group:board"]
 """
 # Readers and media types are structure, which the guide says is in clear.
 IN_CLEAR = b"group:board application/vnd.openxmlformats-officedocument.wordprocessingml.document application/pdf"
+COINED = {
+    *("marzipan", "gugelhupf", "schachbrettgasse", "obertupfing", "zwetschgenknoedel", "quarkstrudel", "dampfnudel"),
+    *("hinterpfuiteufel", "quittenmus", "hefezopf", "pflaumenkuchen", "unterbirnbach"),
+}
 FILES = ("salary-bands-2025.docx", "finance-outlook-2025.pdf", "project-anchorage-memo.txt")
 
 
@@ -97,8 +101,7 @@ def test_no_word_of_a_restricted_document_is_in_the_data_directory_or_a_log(tmp_
         said = everything_said(member, titles)
         assert member.ask("Where does Project Gugelhupf move to?")["answer"]
         words = words_of(" ".join(re.findall(r'"(?:text|title|snippet)": "((?:[^"\\]|\\.)*)"', said)))
-        words |= words_of(DOCUMENT) | {"quarkstrudel", "dampfnudel", "hinterpfuiteufel", "quittenmus", "hefezopf"}
-        words |= {"pflaumenkuchen", "unterbirnbach"}
+        words |= words_of(DOCUMENT) | COINED
         words -= present(words, anyway)
         assert len(words) > 200
         running = {path.relative_to(data): present(words, content) for path, content in kept(data)}
@@ -107,7 +110,8 @@ def test_no_word_of_a_restricted_document_is_in_the_data_directory_or_a_log(tmp_
     assert {"catalog.sqlite3", "chunks.sqlite3"} <= {path.name for path in stopped}
     for files in (running, stopped):
         assert not {path: found for path, found in files.items() if found}
-    assert not present(words, log)
+    # A log has many common words of its own.
+    assert not present(COINED, log)
     # The index's stored fields are compressed, so they are read with its own library.
     indexes = [path.parent for path in data.rglob("meta.json")]
     assert indexes
