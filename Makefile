@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up proto proto-check lock fmt lint type test test-fast e2e bench eval clean
+.PHONY: help install demo up proto proto-check lock fmt lint type test test-long test-fast e2e bench eval clean
 
 help: ## Show this help
 	@printf 'Groundwire: grounded answers, over the wire.\n\n'
@@ -56,14 +56,17 @@ lint: install ## Check style and the floors of the architecture
 type: install ## Check types, strictly
 	@$(BIN)/mypy
 
-test: install ## Run all tests
-	@$(BIN)/python -m pytest
+test: install ## Run the tests
+	@$(BIN)/python -m pytest -m 'not long'
+
+test-long: install ## Run the tests that take longest: mutations of the audit log, kills of its writer
+	@$(BIN)/python -m pytest -m long
 
 test-fast: install ## Run the tests that start no processes
-	@$(BIN)/python -m pytest -m 'not e2e and not slow'
+	@$(BIN)/python -m pytest -m 'not e2e and not slow and not long'
 
 e2e: install ## Run the tests that start real processes
-	@$(BIN)/python -m pytest -m e2e
+	@$(BIN)/python -m pytest -m 'e2e and not long'
 
 bench: install ## Run every benchmark; the last line of each is JSON
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file" >&2; $(BIN)/python $$file; done

@@ -9,12 +9,11 @@ of the machine falls on all alike.
 
 The last line on stdout is one JSON object:
 
-    ratio_full_chain    throughput through the whole chain, divided by the bare echo's (the least processor
-                        time of the rounds, since other work on the machine can only add to it). Throughput
+    ratio_full_chain    throughput through the whole chain, divided by the bare echo's (median over the rounds). Throughput
                         is calls per second of the server's core: calls divided by the processor time of its process
     ratio_wall          the same by wall clock, client included
     rows                for each layer: the microseconds per call that it adds, and the ratio up to and with it
-    us_per_call_bare    processor time of a bare call in the server
+    us_per_call_bare    processor time of a bare call in the server; the least of the rounds, as in all such figures
     callers, calls      concurrent callers; calls per server and round
 """
 
@@ -228,7 +227,6 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="groundwire-bench-") as folder:
         command = [sys.executable, str(Path(__file__).resolve()), "--serve", str(Path(folder) / "data")]
-        # As logs of refusals alone: what is measured is no I/O.
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
             if len(cores) > 1:
                 os.sched_setaffinity(0, cores[1:])

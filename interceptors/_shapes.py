@@ -78,7 +78,8 @@ class Around(Protocol):
 
     The caller gets a unary call's response when the outermost layer has returned it, and a stream's OK when all have
     returned: a layer that has to finish something before the caller may believe in success awaits it after
-    ``proceed``, and raises if it fails. A call that its caller gave up leaves ``proceed`` as CancelledError; what has
+    ``proceed``. If that fails it raises where ERRORS stands outside of it; where ERRORS stands inside, it ends the call
+    with ``call.context.abort_with_status``, since gRPC shows the text of what leaves the outermost layer. A call that its caller gave up leaves ``proceed`` as CancelledError; what has
     to be done even then runs in a task of its own, and the error goes on.
     """
 

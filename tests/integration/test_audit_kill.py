@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from services.audit.event import decode
 from services.audit.records import EVENTS
 from services.audit.verify import verify_directory
@@ -16,6 +18,8 @@ from services.journal.files import DirectoryFiles
 from services.journal.segments import CUT, DamagedJournalError, scan, segment_names
 from tests.support.audit_world import LOG
 from tests.support.processes import ROOT
+
+pytestmark = pytest.mark.long
 
 KILLS = 200
 

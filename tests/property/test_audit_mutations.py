@@ -24,6 +24,8 @@ from services.journal.memory import MemoryFiles
 from services.journal.segments import name_of, scan, segment_names
 from tests.support.audit_world import LOG, World, cosign, event
 
+pytestmark = pytest.mark.long
+
 MUTATIONS = 10_000
 EVENTS = 12
 
