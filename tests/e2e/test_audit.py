@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.audit.v1 import audit_service_pb2_grpc as rpc
 from services.audit.convert import write_event
 from services.audit.log import LoggedEvent
+from services.runtime.authentication import TokenAuthentication
+from services.runtime.settings import Settings
 from tests.support.audit_world import event
 from tests.support.documents import blocks, prompted
 from tests.support.processes import GROUNDWIRE, ROOT, Mesh, mesh_up, until
@@ -25,6 +28,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 GUIDE = ROOT / "docs" / "audit.md"
 
 
+async def as_service(data: Path) -> tuple[tuple[str, str], ...]:
+    """Metadata of a service of the mesh in ``data``."""
+    authentication = await TokenAuthentication.start(Settings(data_dir=data))
+    try:
+        return tuple(await authentication.credentials("query")())
+    finally:
+        await authentication.close()
+
+
 def test_the_guide_holds(tmp_path: Path) -> None:
     data, work = tmp_path / "data", tmp_path / "work"
     work.mkdir()
@@ -32,11 +44,12 @@ def test_the_guide_holds(tmp_path: Path) -> None:
         with grpc.insecure_channel(mesh.addresses["audit"]) as channel:
             stub = rpc.AuditServiceStub(channel)
             events = [write_event(LoggedEvent(0, event(n), b"")).event for n in range(5)]
-            stub.AppendEvents(pb.AppendEventsRequest(events=events))
+            stub.AppendEvents(pb.AppendEventsRequest(events=events), metadata=asyncio.run(as_service(data)))
+            reader = mesh.authorization()
             until(
                 lambda: (
-                    stub.GetCheckpoint(pb.GetCheckpointRequest()).checkpoint.note.count("\n— ") == 2
-                    and stub.GetCheckpoint(pb.GetCheckpointRequest()).checkpoint.tree_size >= 5
+                    stub.GetCheckpoint(pb.GetCheckpointRequest(), metadata=reader).checkpoint.note.count("\n— ") == 2
+                    and stub.GetCheckpoint(pb.GetCheckpointRequest(), metadata=reader).checkpoint.tree_size >= 5
                 ),
                 "cosigned checkpoint",
             )
