@@ -94,6 +94,11 @@ class MemoryCatalog:
         """The document whatever its state and readers, or None; callers check access themselves."""
         return self._documents.get((tenant, collection, document_id))
 
+    async def find_owner(self, tenant: str, collection: str, document_id: str) -> str | None:
+        """Whose an active document is, or None."""
+        document = self._documents.get((tenant, collection, document_id))
+        return document.owner if document is not None and document.state is DocumentState.ACTIVE else None
+
     async def find_readable(
         self, tenant: str, collection: str, document_ids: Some[str], principals: frozenset[str]
     ) -> dict[str, Document]:

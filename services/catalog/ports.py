@@ -87,6 +87,9 @@ class Catalog(Protocol):
     async def get_document(self, tenant: str, collection: str, document_id: str) -> Document | None:
         """The document whatever its state and readers, or None; callers check access themselves."""
 
+    async def find_owner(self, tenant: str, collection: str, document_id: str) -> str | None:
+        """Whose an active document is, or None; nothing that is sealed is opened for it."""
+
     async def find_readable(
         self, tenant: str, collection: str, document_ids: Some[str], principals: frozenset[str]
     ) -> dict[str, Document]:

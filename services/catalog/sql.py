@@ -240,6 +240,12 @@ class SqlCatalog:
 
     # --- reading -------------------------------------------------------------------------------------------------
 
+    async def find_owner(self, tenant: str, collection: str, document_id: str) -> str | None:
+        """See the port."""
+        active = documents.c.state == DocumentState.ACTIVE.value
+        query = select(documents.c.owner).where(*document_key(tenant, collection, document_id), active)
+        return await self._read(lambda connection: connection.execute(query).scalar_one_or_none())
+
     async def find_readable(
         self, tenant: str, collection: str, document_ids: Some[str], principals: frozenset[str]
     ) -> dict[str, Document]:

@@ -177,14 +177,15 @@ class Ingestor:
             raise _Failed(Failure.TOO_LARGE.value, f"The document is larger than {mib} MiB; split it into parts.")
         media_type = detect_media_type(draft.media_type, draft.uri, draft.content)
         access = draft.access or collection.default_access or Access(frozenset({f"user:{caller.subject}"}))
-        current = await self._current(caller.tenant, collection.name, document_id)
-        if current is not None:
-            if not may_manage(caller, current):
-                raise _Failed(
-                    Failure.PERMISSION_DENIED.value, "This document id belongs to somebody else; choose another one."
-                )
-            if _same(current, draft, sent.digest, access):
-                return Outcome(sent.index, document_id, current.version, current.chunk_count, unchanged=True)
+        owner = await self._catalog_call(self._catalog.find_owner(caller.tenant, collection.name, document_id))
+        if owner is not None and not may_manage(caller, owner):
+            # Before anything of the document is opened: neither time nor error may tell more than that it is there.
+            raise _Failed(
+                Failure.PERMISSION_DENIED.value, "This document id belongs to somebody else; choose another one."
+            )
+        current = await self._current(caller.tenant, collection.name, document_id) if owner is not None else None
+        if current is not None and _same(current, draft, sent.digest, access):
+            return Outcome(sent.index, document_id, current.version, current.chunk_count, unchanged=True)
         with self._writer.preparing():
             async with self._slots:
                 split = await self._parser.split(draft.content, media_type, self._limits.chunks)

@@ -106,7 +106,7 @@ class Library:
         first and decides; the stores' own narrowing follows.
         """
         document = await self.document(caller, collection, document_id)
-        if not may_manage(caller, document):
+        if not may_manage(caller, document.owner):
             raise PermissionDenied("only the document's owner or an administrator may change who reads it")
         # Somebody else's by now, if it was deleted and made anew meanwhile: then it is not theirs to share.
         number = await self._catalog.set_access(caller.tenant, collection, document_id, access, owner=document.owner)

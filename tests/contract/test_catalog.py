@@ -385,6 +385,15 @@ async def test_access_is_changed_for_its_owner_alone_where_one_is_named(catalog:
     assert await catalog.find_readable("t", "c", ["d"], BOB) == {}
 
 
+async def test_the_owner_of_an_active_document_is_told_alone(catalog: Catalog) -> None:
+    made = await put(catalog, document(access=TO_ALICE))
+    assert await catalog.find_owner("t", "c", "d") == made.owner
+    for place in (("t", "c", "unknown"), ("other", "c", "d"), ("t", "other", "d")):
+        assert await catalog.find_owner(*place) is None
+    await catalog.mark_deleted("t", "c", "d")
+    assert await catalog.find_owner("t", "c", "d") is None
+
+
 # --- deleting -------------------------------------------------------------------------------------------------------
 
 

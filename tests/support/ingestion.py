@@ -97,6 +97,10 @@ class FlakyCatalog(MemoryCatalog):
         super().__init__()
         self._faults = faults
 
+    async def find_owner(self, tenant: str, collection: str, document_id: str) -> str | None:
+        await self._faults.strike("find_owner")
+        return await super().find_owner(tenant, collection, document_id)
+
     async def get_document(self, tenant: str, collection: str, document_id: str) -> Document | None:
         await self._faults.strike("get_document")
         return await super().get_document(tenant, collection, document_id)

@@ -150,6 +150,7 @@ async def test_real_contents_fail_for_real_reasons() -> None:
 @pytest.mark.parametrize(
     ("operation", "reason"),
     [
+        ("find_owner", Failure.STORE_UNAVAILABLE),
         ("get_document", Failure.STORE_UNAVAILABLE),
         ("plan_version", Failure.STORE_UNAVAILABLE),
         ("embed_passages", Failure.EMBEDDER_UNAVAILABLE),
@@ -178,7 +179,7 @@ async def test_what_does_not_answer_is_worth_another_try(
     assert await world.text("a") == "Second."
 
 
-@pytest.mark.parametrize("operation", ["get_document", "plan_version", "embed_passages", "upsert_chunks"])
+@pytest.mark.parametrize("operation", ["find_owner", "plan_version", "embed_passages", "upsert_chunks"])
 @pytest.mark.parametrize("error", [FailedPrecondition("Run the remedy."), DataLoss("Restore it.")])
 async def test_what_refuses_is_not_worth_another_try_and_names_the_remedy(
     operation: str, error: GroundwireError
@@ -214,6 +215,7 @@ async def test_documents_that_are_late_are_given_up_and_the_others_are_told() ->
 @pytest.mark.parametrize(
     "operation",
     [
+        "find_owner",
         "get_document",
         "plan_version",
         "embed_passages",
@@ -327,8 +329,10 @@ async def test_a_version_of_a_document_that_was_deleted_meanwhile_leaves_nothing
 async def test_somebody_elses_document_cannot_be_replaced(access: Access | None) -> None:
     world = World()
     await world.ingest(Draft(LONG, document_id="a", access=access))
+    opened = world.faults.log.count("get_document")
     outcomes = await world.ingest(Draft(b"Mine now.", document_id="a"), Draft(b"My own.", document_id="b"), caller=BOB)
     assert fates(outcomes) == ["permission_denied", None]
+    assert opened == world.faults.log.count("get_document"), "nothing of the other's document was opened"
     assert (outcomes[0].retryable, outcomes[0].version) == (False, 0)
     assert "alice" not in outcomes[0].message
     document = await world.document("a")
@@ -397,7 +401,7 @@ async def test_documents_in_flight_are_bounded() -> None:
     task = asyncio.create_task(world.ingest(*(Draft(f"Text {i}.".encode()) for i in range(9))))
     await until(lambda: world.faults.log.count("embed_passages") == 2)
     # All others have been looked up and wait for a slot.
-    await until(lambda: world.faults.log.count("get_document") == 9)
+    await until(lambda: world.faults.log.count("find_owner") == 9)
     assert world.faults.log.count("plan_version") == 2
     event.set()
     assert fates(await task) == [None] * 9
