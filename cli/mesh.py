@@ -54,7 +54,8 @@ def plan(
 ) -> Plan:
     """Read the settings as the children will, with what the command line changes.
 
-    ``environment`` is used in place of this process's own; ``insecure`` is the setting ``tls.insecure``. ``level`` is that of logs where no setting says one.
+    ``environment`` is used in place of this process's own; ``insecure`` is the setting ``tls.insecure``. ``level`` is
+    that of logs where no setting says one.
     """
     environment = dict(os.environ if environment is None else environment)
     if options.config is not None:

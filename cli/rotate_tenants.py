@@ -27,8 +27,6 @@ from services.security.master_keys import NoMasterKey
 from services.security.resealing import ResealProgress, SealedItems
 from services.security.rotation import Rotation
 
-# What this command calls itself where it acts as a service.
-
 
 @dataclass(frozen=True)
 class Rotated:

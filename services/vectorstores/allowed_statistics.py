@@ -10,7 +10,6 @@ allowed chunks would give; except for the average length, which stays that of th
 from __future__ import annotations
 
 import json
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Hashable
@@ -18,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tantivy
+
+from services.vectorstores.bm25 import idf
 
 _REMEMBERED_SETS = 256
 _REMEMBERED_TERMS = 10_000
@@ -95,11 +96,6 @@ class AllowedStatistics:
 
     def _allowed(self, reader_sets: frozenset[int]) -> tantivy.Query:
         return tantivy.Query.term_set_query(self._schema, self._readers, sorted(reader_sets))
-
-
-def idf(chunks: int, holding: int) -> float:
-    """How much a word tells that ``holding`` of ``chunks`` chunks hold (Lucene's form of BM25's idf; never negative)."""
-    return math.log(1 + (chunks - holding + 0.5) / (holding + 0.5))
 
 
 def _count(searcher: tantivy.Searcher, query: tantivy.Query) -> int:

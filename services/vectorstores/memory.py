@@ -5,13 +5,13 @@ Everything is computed by brute force on the caller's thread, so it suits thousa
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from services.vectorstores import bm25
 from services.vectorstores.checks import check_chunks, check_query_vector
 from services.vectorstores.ports import (
     FetchedChunk,
@@ -23,10 +23,6 @@ from services.vectorstores.ports import (
     StoreHit,
     Vector,
 )
-
-# The constants that tantivy has built in, so that both lexical engines rank alike.
-BM25_K1 = 1.2
-BM25_B = 0.75
 
 
 @dataclass
@@ -112,14 +108,14 @@ class MemoryVectorStore:
         mean_length = sum(len(chunk.terms) for chunk in shelf.chunks.values()) / len(shelf.chunks)
         wanted = Counter(terms)
         holding = Counter(term for chunk in allowed for term in set(chunk.terms) & wanted.keys())
-        idf = {term: math.log(1 + (total - n + 0.5) / (n + 0.5)) for term, n in holding.items()}
+        idf = {term: bm25.idf(total, n) for term, n in holding.items()}
         scored: list[tuple[StoredChunk, float]] = []
         for chunk in allowed:
             counts = Counter(term for term in chunk.terms if term in wanted)
             if not counts:
                 continue
-            norm = BM25_K1 * (1 - BM25_B + BM25_B * len(chunk.terms) / mean_length)
-            score = sum(wanted[t] * idf[t] * n * (BM25_K1 + 1) / (n + norm) for t, n in counts.items())
+            norm = bm25.K1 * (1 - bm25.B + bm25.B * len(chunk.terms) / mean_length)
+            score = sum(wanted[t] * idf[t] * n * (bm25.K1 + 1) / (n + norm) for t, n in counts.items())
             scored.append((chunk, score))
         return _best(scored, limit)
 

@@ -3,8 +3,9 @@
 A directory per partition keeps tenants' statistics apart (a shared index would leak, through scores, how common
 a word is with other tenants) and makes dropping a partition the removal of a directory.
 
-Scores are tantivy's, with the idf of what the caller may read (allowed_statistics.py): k1 = 1.2, b = 0.75. It keeps document lengths in one byte, exact up to 40 terms and rounded
-down by up to an eighth beyond; and deleted chunks count in the statistics until their segment is merged.
+Scores are tantivy's, with the idf of what the caller may read (allowed_statistics.py): k1 = 1.2, b = 0.75. It keeps
+document lengths in one byte, exact up to 40 terms and rounded down by up to an eighth beyond; and deleted chunks count
+in its average length until their segment is merged.
 """
 
 from __future__ import annotations
