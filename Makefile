@@ -56,14 +56,17 @@ lint: install ## Check style and the floors of the architecture
 type: install ## Check types, strictly
 	@$(BIN)/mypy
 
+# Files are spread over processes, whole: their tests share servers.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+
 test: install ## Run the tests
-	@$(BIN)/python -m pytest -m 'not long'
+	@$(BIN)/python -m pytest $(PARALLEL) -m 'not long'
 
 test-long: install ## Run the tests that take longest: mutations of the audit log, kills of its writer
 	@$(BIN)/python -m pytest -m long
 
 test-fast: install ## Run the tests that start no processes
-	@$(BIN)/python -m pytest -m 'not e2e and not slow and not long'
+	@$(BIN)/python -m pytest $(PARALLEL) -m 'not e2e and not slow and not long'
 
 e2e: install ## Run the tests that start real processes
 	@$(BIN)/python -m pytest -m 'e2e and not long'

@@ -123,6 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # gRPC's own log lines on stderr say nothing that our errors do not say better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     debug = "--debug" in given
+    before = os.environ.get("GROUNDWIRE_CONFIG")
     try:
         code = app(given, prog_name="groundwire", standalone_mode=False)
         sys.stdout.flush()
@@ -137,6 +138,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _report(error)
+    finally:
+        # `start` sets it for this command alone.
+        os.environ.pop("GROUNDWIRE_CONFIG", None)
+        if before is not None:
+            os.environ["GROUNDWIRE_CONFIG"] = before
 
 
 def _report(error: Exception) -> int:

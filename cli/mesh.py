@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ _DRAIN_DELAY = "0.1"
 # Beyond what the drains of a process's tiers may take, in seconds.
 _PATIENCE_MARGIN = 10.0
 _READY_POLL = 0.1
+# Below those that systems give to outgoing connections, which could take one before a service listens on it.
+_PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -137,16 +140,23 @@ def socket_answers(path: str) -> bool:
         return probe.connect_ex(path) == 0
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, among: Sequence[int] = _PORTS) -> list[int]:
     """Ports of loopback that nobody listens on now."""
-    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
+    probes: list[socket.socket] = []
     try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+        for port in random.sample(among, len(among)):
+            probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            probes.append(probe)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                probes.pop().close()
+            if len(probes) == count:
+                return [int(probe.getsockname()[1]) for probe in probes]
     finally:
         for probe in probes:
             probe.close()
+    raise CliError(f"fewer than {count} ports are free on this machine; --port-base N names some")
 
 
 def supervisor(

@@ -284,7 +284,10 @@ def socket_path(data_dir: Path, name: str) -> Path:
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
         return path
     digest = hashlib.sha256(os.fsencode(data_dir.absolute())).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"groundwire-{os.getuid()}" / f"{digest}-{name}.sock"
+    private = Path(f"groundwire-{os.getuid()}", f"{digest}-{name}.sock")
+    short = Path(tempfile.gettempdir()) / private
+    # A temporary directory may have a long name, too.
+    return short if len(os.fsencode(short)) <= _MAX_SOCKET_PATH else Path("/tmp") / private  # noqa: S108 - a private directory is made in it
 
 
 def environment_secret(variable: str) -> str:

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from cli.mesh import free_ports
 from cli.services import MESH
 from tests.support.documents import blocks, prompted
-from tests.support.processes import GROUNDWIRE, ROOT, Mesh, health, mesh_up, running, until
+from tests.support.processes import GROUNDWIRE, ROOT, Mesh, free_ports, health, mesh_up, running, until
 from tests.support.tls import ISSUER, SECRET, certificate, credentials, serial_in, serial_served, tls_options
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.mesh import free_ports
-from tests.support.processes import Running, collector, mesh_up, until
+from tests.support.processes import Running, collector, free_ports, mesh_up, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -21,13 +21,20 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cli.mesh import free_ports
+from cli import mesh
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUNDWIRE = (sys.executable, "-m", "cli.main")
 NAMES = ("query", "ingestion", "retrieval", "generation", "audit", "monitoring")
 # Long enough for a machine that is busy with other things; a test that runs into it has failed anyway.
 PATIENCE = 90.0
+# Each process that runs tests at the same time has ports of its own: one that is free may not be so a moment later.
+_PORTS = range(first := 10_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), first + 1_000)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on, and no other test will."""
+    return mesh.free_ports(count, _PORTS)
 
 
 @dataclass

@@ -404,7 +404,9 @@ class TestSecrecy:
                 pickle.dumps(thing)
 
     @pytest.mark.parametrize(
-        "text", ["", "# only a comment", "short", "a" * 44, "A" * 43 + "=", f"{generate_key()[:-4]}", "é" * 44]
+        "text",
+        ["", "# only a comment", "short", "a" * 44, "A" * 43 + "=", f"{generate_key()[:-4]}", "é" * 44],
+        ids=["empty", "a comment", "short", "one letter", "zeros", "cut", "not ASCII"],
     )
     def test_a_bad_master_key_is_refused_and_not_repeated(self, text: str) -> None:
         with pytest.raises(FailedPrecondition) as caught:

@@ -216,11 +216,17 @@ def test_anything_else_is_not_loopback(address: str) -> None:
     assert not is_loopback(address)
 
 
-def test_a_socket_lives_in_the_data_directory_while_its_path_is_short_enough(tmp_path: Path) -> None:
+def test_a_socket_lives_in_the_data_directory_while_its_path_is_short_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert socket_path(tmp_path, "store") == tmp_path / "store.sock"
     assert socket_path(Path("relative"), "store") == Path.cwd() / "relative" / "store.sock"
     deep = tmp_path / ("x" * 100)
     path = socket_path(deep, "store")
+    long_temporary = tmp_path / ("t" * 90)
+    with monkeypatch.context() as there:
+        there.setattr("tempfile.tempdir", str(long_temporary))
+        assert len(os.fsencode(socket_path(deep, "store"))) < 108
     assert len(os.fsencode(path)) <= 100
     assert str(os.getuid()) in path.parent.name
     assert path == socket_path(deep, "store")

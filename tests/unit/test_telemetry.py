@@ -84,7 +84,9 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 # --- spans across services ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", [None, sampling.ALWAYS_OFF, sampling.TraceIdRatioBased(0.0)], ids=str)
+@pytest.mark.parametrize(
+    "sampler", [None, sampling.ALWAYS_OFF, sampling.TraceIdRatioBased(0.0)], ids=["caller", "off", "ratio"]
+)
 async def test_what_is_not_sampled_becomes_no_span_here_or_further_on(
     serving: Serving, sampler: sampling.Sampler | None
 ) -> None:
