@@ -8,7 +8,6 @@ import time
 
 from cli.errors import CliError, ExitCode
 from services.corpus.errors import FailedPrecondition
-from services.runtime import development
 from services.runtime.settings import TOKEN_VARIABLE, ConfigurationError, Settings, is_loopback, load
 
 # A token of the development identity is minted again after this, in seconds; it is valid for longer.
@@ -39,6 +38,8 @@ class CallerToken:
 
 
 def _mint() -> str | None:
+    from services.runtime import development  # noqa: PLC0415 - the token library is only needed without a token
+
     try:
         settings = load(Settings)
     except ConfigurationError:

@@ -11,9 +11,8 @@ from cli.caller import CallerToken
 from cli.errors import usage
 from cli.rpc_errors import explain
 from interceptors.client import outgoing
-from services.runtime.channels import target
+from services.runtime.addresses import target
 from services.runtime.settings import ConfigurationError, TlsOptions
-from services.runtime.tls import CLIENT, channel_credentials, open_tls
 
 _MAX_MESSAGE = 64 * 1024 * 1024
 
@@ -61,8 +60,12 @@ def open_channel(address: str, tls: TlsOptions | None = None, *, reconnect_ms: i
 
 
 def _credentials(tls: TlsOptions | None) -> grpc.ChannelCredentials | None:
+    if tls is None or not (tls.authorities or tls.certificate or tls.private_key):
+        return None
+    from services.runtime.tls import CLIENT, channel_credentials, open_tls  # noqa: PLC0415 - only needed with TLS
+
     try:
-        opened = open_tls(tls, CLIENT) if tls is not None else None
+        opened = open_tls(tls, CLIENT)
     except ConfigurationError as error:
         raise usage(str(error)) from None
     return channel_credentials(opened.current()) if opened is not None else None

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import structlog
 
+from interceptors import current
 from tests.support.serving import Serving
 
+# Tests start hundreds of processes: each of them would compile all modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -27,6 +30,14 @@ def clean_logging() -> Iterator[None]:
     """What a command configured in one test does not silence another."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def served_request() -> Iterator[None]:
+    """As if a request with the id "from-the-call" were being served."""
+    token = current.request_id.set("from-the-call")
+    yield
+    current.request_id.reset(token)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from opentelemetry.trace import Tracer
 
 from interceptors.client import Credentials, outgoing
 from services.corpus.errors import Unavailable
+from services.runtime.addresses import target
 from services.runtime.renewing_channel import RenewingChannel
 from services.runtime.tls import ReloadingTls, channel_credentials
 from services.runtime.tls_files import TlsMaterial
@@ -17,7 +18,6 @@ from services.runtime.tls_files import TlsMaterial
 # Kept back from the caller's deadline on every hop, in seconds, so that a late failure can still be reported.
 DEADLINE_MARGIN = 0.05
 
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - nobody listens here
 
 _SERVICE_CONFIG = json.dumps(
     {
@@ -26,15 +26,6 @@ _SERVICE_CONFIG = json.dumps(
         "healthCheckConfig": {"serviceName": ""},
     }
 )
-
-
-def target(address: str) -> str:
-    """The gRPC target of an address: names are resolved to all of their endpoints, sockets are taken as they are."""
-    if address.startswith(("unix:", "dns:", "ipv4:", "ipv6:", "xds:")):
-        return address
-    # A server that listens everywhere is not called so, and no certificate says that it is.
-    host, colon, port = address.rpartition(":")
-    return f"dns:///{_EVERYWHERE.get(host, host)}{colon}{port}"
 
 
 def open_channel(

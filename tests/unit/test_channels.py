@@ -14,7 +14,8 @@ from interceptors._shapes import Context
 from interceptors.client import outgoing
 from services.corpus.errors import Unavailable
 from services.resilience.health import ServingStatus
-from services.runtime.channels import check_serving, open_channel, target
+from services.runtime.addresses import target
+from services.runtime.channels import check_serving, open_channel
 from services.runtime.server import READINESS, Server
 from tests.support.serving import SHAPES, Serving, call, echo_service, until
 

@@ -8,7 +8,6 @@ import pytest
 
 from groundwire.common.v1 import core_pb2, filter_pb2
 from groundwire.query.v1 import query_service_pb2 as pb
-from interceptors import current
 from services.corpus.coverage import Notice
 from services.corpus.errors import InvalidRequest
 from services.corpus.filter import Equals
@@ -40,8 +39,8 @@ def violated(message: pb.QueryRequest) -> list[str]:
     return [violation.field for violation in caught.value.violations]
 
 
+@pytest.mark.usefixtures("served_request")
 def test_defaults() -> None:
-    current.request_id.set("from-the-call")
     assert convert.read_request(pb.QueryRequest(query="Why?")) == Question("Why?", "from-the-call")
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from interceptors import current
 from services.corpus.errors import Violations
 from services.runtime import wire_request
 
@@ -74,8 +73,8 @@ def test_odd_identifiers(name: str) -> None:
     assert violated(lambda v: wire_request.read_identifier(name, "document_id", v)) == ["document_id"]
 
 
+@pytest.mark.usefixtures("served_request")
 def test_request_ids() -> None:
-    current.request_id.set("from-the-call")
     violations = Violations()
     assert wire_request.read_request_id("", violations) == "from-the-call"
     assert wire_request.read_request_id("_my.request-1", violations) == "_my.request-1"
