@@ -21,7 +21,8 @@ class Position(IntEnum):
     DEADLINE = 5  # inside errors, so that a time-out becomes a status; outside all work that takes time
     AUTHENTICATION = 6  # before anything that depends on who calls
     AUTHORIZATION = 7  # needs the identity; before any resource is spent on the call
-    ADMISSION = 8  # last: only calls that may run compete for capacity
+    ADMISSION = 8  # only calls that may run compete for capacity
+    ANNOUNCEMENT = 9  # last: only calls that do run are announced, and nothing is sent before
 
 
 def build(layers: Sequence[tuple[Position, Around]], refuse: Callable[[Call], Awaitable[None]]) -> Chain:

@@ -19,6 +19,9 @@ caller: ContextVar[Any] = ContextVar("groundwire_caller", default=None)
 credential: ContextVar[Any] = ContextVar("groundwire_credential", default=None)
 """What proved the caller's identity, in the form that calls to other services are derived from."""
 
+record: ContextVar[Any] = ContextVar("groundwire_record", default=None)
+"""What the call will leave in the audit log; interceptors do not know its type."""
+
 deadline: ContextVar[float | None] = ContextVar("groundwire_deadline", default=None)
 """When the call's time runs out, on :func:`time.monotonic`'s clock."""
 

@@ -10,6 +10,7 @@ import structlog
 
 from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.audit.v1 import audit_service_pb2_grpc as rpc
+from services.audit.adapters.own_log import OwnLog
 from services.audit.adapters.remote_witness import RemoteWitness
 from services.audit.checkpointing import Checkpointing, WitnessKey
 from services.audit.keys import PUBLIC, load_signer, read_verifier
@@ -23,6 +24,7 @@ from services.audit.verify import Report, verify_directory
 from services.corpus.errors import FailedPrecondition, Unavailable
 from services.journal.files import DirectoryFiles
 from services.journal.segments import segment_names
+from services.runtime.auditing.recorder import Recorder
 from services.runtime.identity import current_caller
 from services.runtime.process import Process
 from services.runtime.server import MIB, Service
@@ -64,12 +66,15 @@ async def assemble(settings: AuditSettings, process: Process, *, witness: Witnes
         await log.close()
 
     checkpointing.start()
+    recorder = Recorder("audit", OwnLog(log))
+    process.attend(recorder)
     return Service(
         name="audit",
         descriptors=[pb.DESCRIPTOR.services_by_name["AuditService"]],
         register=register,
         ready=ready,
         close=close,
+        recorder=recorder,
         max_request_bytes=16 * MIB,
     )
 

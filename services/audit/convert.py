@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from groundwire.audit.v1 import audit_service_pb2 as pb
-from services.audit.event import EVENT_ID, MAX_IDS, NANOSECONDS, AuditEvent, Decision, escape
+from services.audit.event import EVENT_ID, MAX_IDS, NANOSECONDS, AuditEvent, Decision, Stage, escape
 from services.audit.log import LoggedEvent
 from services.audit.note import Checkpoint, Note
 from services.audit.records import SignedCheckpoint
@@ -25,6 +25,13 @@ _MAX_NOTE = 16 * 1024
 # The years that RFC 3339 can spell with four digits: 1970 to 9999.
 _MAX_SECONDS = 253_402_300_799
 _DECISIONS = {pb.DECISION_ALLOWED: Decision.ALLOWED, pb.DECISION_DENIED: Decision.DENIED}
+_STAGES = {
+    pb.STAGE_UNSPECIFIED: Stage.ENDED,
+    pb.STAGE_ENDED: Stage.ENDED,
+    pb.STAGE_BEGUN: Stage.BEGUN,
+    pb.STAGE_INTERRUPTED: Stage.INTERRUPTED,
+}
+_STAGES_WRITTEN = {stage: wire for wire, stage in _STAGES.items()}
 _DECISIONS_WRITTEN = {decision: wire for wire, decision in _DECISIONS.items()}
 
 
@@ -38,18 +45,28 @@ def read_events(message: pb.AppendEventsRequest) -> list[AuditEvent]:
     return events
 
 
+def read_event(message: pb.AuditEvent) -> AuditEvent:
+    """One event; InvalidRequest."""
+    violations = Violations()
+    event = _read_event(message, 0, violations)
+    violations.raise_if_any()
+    return event
+
+
 def _read_event(message: pb.AuditEvent, place: int, violations: Violations) -> AuditEvent:
-    decision = _DECISIONS.get(message.decision)
+    decision, stage = _DECISIONS.get(message.decision), _STAGES.get(message.stage)
     time, duration = message.time, message.duration
+    lists = (message.document_ids, message.chunk_ids, message.denied_document_ids, message.changes)
     if (
         decision is None
+        or stage is None
         or not EVENT_ID.fullmatch(message.event_id)
         or not 0 < time.seconds <= _MAX_SECONDS
         or len(message.query_hmac) not in (0, 32)
         or len(message.answer_sha256) not in (0, 32)
         or duration.seconds < 0
         or not 0 <= message.code <= 16
-        or max(len(message.document_ids), len(message.chunk_ids), len(message.denied_document_ids)) > MAX_IDS
+        or max(map(len, lists)) > MAX_IDS
     ):
         _add_violations(message, f"events[{place}]", violations)
     return AuditEvent(
@@ -74,6 +91,8 @@ def _read_event(message: pb.AuditEvent, place: int, violations: Violations) -> A
         model_endpoint=message.model_endpoint,
         answer_sha256=message.answer_sha256,
         duration=duration.seconds * NANOSECONDS + duration.nanos,
+        stage=stage or Stage.ENDED,
+        changes=tuple(message.changes),
     )
 
 
@@ -86,7 +105,8 @@ def _add_violations(message: pb.AuditEvent, path: str, violations: Violations) -
     violations.require(0 <= message.code <= 16, f"{path}.code", "must be a gRPC status code")
     for name in ("query_hmac", "answer_sha256"):
         violations.require(len(getattr(message, name)) in (0, 32), f"{path}.{name}", "must have 32 bytes")
-    for name in ("document_ids", "chunk_ids", "denied_document_ids"):
+    violations.require(message.stage in _STAGES, f"{path}.stage", "must be a known stage")
+    for name in ("document_ids", "chunk_ids", "denied_document_ids", "changes"):
         violations.require(len(getattr(message, name)) <= MAX_IDS, f"{path}.{name}", f"at most {MAX_IDS:,}")
 
 
@@ -118,6 +138,8 @@ def write_event(logged: LoggedEvent) -> pb.LoggedEvent:
             answer_sha256=event.answer_sha256,
             code=event.code,
             duration=Duration(seconds=event.duration // NANOSECONDS, nanos=event.duration % NANOSECONDS),
+            stage=_STAGES_WRITTEN[event.stage],
+            changes=event.changes,
         ),
     )
 

@@ -1,7 +1,7 @@
 r"""An event of the audit log, and its one canonical spelling. Pure.
 
 A leaf is canonical JSON, so that anybody can check it with any tool: one object, keys sorted, no spaces, ASCII alone
-(``\u`` escapes), no key for an empty value, ``v`` for the version of this spelling; hashes in hexadecimal, the time in
+(``\u`` escapes), no key for an empty value (nor for the stage ENDED), ``v`` for the version of this spelling; hashes in hexadecimal, the time in
 RFC 3339 with nine digits, the duration in nanoseconds.
 
 Texts come from callers. Whatever a terminal or a log reader could take for a line break, a command or an order of
@@ -35,6 +35,14 @@ class Decision(Enum):
     DENIED = "denied"
 
 
+class Stage(Enum):
+    """What an event says of its call."""
+
+    BEGUN = "begun"
+    ENDED = "ended"
+    INTERRUPTED = "interrupted"
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
     """One recorded call, as ``audit.v1.AuditEvent`` describes it. Times are nanoseconds (since 1970 in UTC)."""
@@ -60,6 +68,8 @@ class AuditEvent:
     model_endpoint: str = ""
     answer_sha256: bytes = b""
     duration: int = 0
+    stage: Stage = Stage.ENDED
+    changes: tuple[str, ...] = ()
 
 
 def escape(text: str) -> str:
@@ -89,6 +99,7 @@ def encode(event: AuditEvent) -> bytes:
     _put(values, "acting_service", event.acting_service)
     if event.answer_sha256:
         values["answer_sha256"] = event.answer_sha256.hex()
+    _put_ids(values, "changes", event.changes)
     _put_ids(values, "chunk_ids", event.chunk_ids)
     _put(values, "client_address", event.client_address)
     if event.code:
@@ -108,6 +119,8 @@ def encode(event: AuditEvent) -> bytes:
     _put(values, "reason", event.reason)
     _put(values, "request_id", event.request_id)
     _put(values, "resource", event.resource)
+    if event.stage is not Stage.ENDED:
+        values["stage"] = event.stage.value
     _put(values, "tenant", event.tenant)
     seconds, nanos = divmod(event.time, NANOSECONDS)
     values["time"] = f"{_second(seconds)}.{nanos:09d}Z"
@@ -125,7 +138,7 @@ def decode(leaf: bytes) -> AuditEvent:
     seconds = int(datetime.fromisoformat(moment).replace(tzinfo=UTC).timestamp())
     for name in ("answer_sha256", "query_hmac"):
         values[name] = bytes.fromhex(values.get(name, ""))
-    for name in ("chunk_ids", "denied_document_ids", "document_ids"):
+    for name in ("changes", "chunk_ids", "denied_document_ids", "document_ids"):
         values[name] = tuple(values.get(name, ()))
     for name in ("method", "principal", "tenant"):
         values.setdefault(name, "")
@@ -133,6 +146,7 @@ def decode(leaf: bytes) -> AuditEvent:
         time=seconds * NANOSECONDS + int(nanos),
         decision=Decision(values.pop("decision")),
         duration=values.pop("duration_ns", 0),
+        stage=Stage(values.pop("stage", Stage.ENDED.value)),
         **values,
     )
 

@@ -47,6 +47,7 @@ async def assemble(
         register=register,
         ready=ready,
         close=generator.close,
+        recorder=await process.recorder(settings, "generation"),
         deadline_cap=options.timeout,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from hashlib import sha256
 from typing import Any, TypeAlias
 
 import grpc
@@ -11,7 +12,8 @@ import grpc
 from groundwire.generation.v1 import generation_service_pb2 as pb
 from groundwire.generation.v1 import generation_service_pb2_grpc
 from services.generation.convert import event_to_pb, parse_request, result_to_pb, status_to_pb
-from services.generation.generation import Generator
+from services.generation.generation import Attempt, Final, GenerationResult, Generator
+from services.runtime.auditing.record import current_record
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -24,7 +26,9 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Write an answer, or abstain."""
-        return result_to_pb(await self._generator.generate(parse_request(request)))
+        result = await self._generator.generate(parse_request(request))
+        _note(result)
+        return result_to_pb(result)
 
     async def StreamGenerate(
         self,
@@ -35,6 +39,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         # Closed here and now, so that a client that goes away ends the endpoint's work at once.
         async with aclosing(self._generator.stream(parse_request(request))) as events:
             async for event in events:
+                if isinstance(event, Attempt):
+                    current_record().model_endpoint = event.endpoint
+                elif isinstance(event, Final):
+                    _note(event.result)
                 yield event_to_pb(event)
 
     async def ListEndpoints(
@@ -44,3 +52,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> pb.ListEndpointsResponse:
         """Say how every endpoint is."""
         return pb.ListEndpointsResponse(endpoints=[status_to_pb(status) for status in self._generator.list_endpoints()])
+
+
+def _note(result: GenerationResult) -> None:
+    """Leave in the call's record who wrote the answer, and a hash of it."""
+    record = current_record()
+    record.model_endpoint = result.endpoint
+    record.answer_sha256 = sha256(result.answer.encode()).digest()

@@ -7,12 +7,14 @@ import grpc
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
 from services.catalog.ports import Catalog
+from services.catalog.recorded import recorded
 from services.ingestion.adapters.parsing.pool import SubprocessParser
 from services.ingestion.ingestion import IngestionLimits, Ingestor
 from services.ingestion.library import Library
 from services.ingestion.parsed import ChunkLimits, DocumentParser
 from services.ingestion.servicer import IngestionServicer
 from services.ingestion.settings import IngestionOptions, IngestionSettings
+from services.runtime.auditing.effects import Effects
 from services.runtime.identity import current_caller
 from services.runtime.process import Process
 from services.runtime.server import MIB, Service
@@ -32,7 +34,8 @@ async def assemble(
     Tests hand in other adapters; the service owns, and closes, whatever it is given.
     """
     options = settings.ingestion
-    opened_catalog = catalog or await process.catalog(settings)
+    recorder = await process.recorder(settings, "ingestion")
+    opened_catalog = recorded(catalog or await process.catalog(settings), Effects(recorder))
     opened_parser = parser or SubprocessParser(
         workers=options.parser_workers,
         timeout_s=options.parser_timeout,
@@ -73,6 +76,7 @@ async def assemble(
         register=register,
         ready=ready,
         close=close,
+        recorder=recorder,
         deadline_cap=options.timeout,
         # Room for the largest document and its description; a larger message is refused by gRPC itself.
         max_request_bytes=64 * MIB,

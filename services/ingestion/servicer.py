@@ -14,6 +14,7 @@ from services.ingestion import convert
 from services.ingestion.ingestion import Ingestor
 from services.ingestion.library import Library
 from services.runtime import paging, wire
+from services.runtime.auditing.record import current_record
 from services.runtime.unbuilt import unbuilt
 
 # Seconds of the caller's time that are kept for the answer.
@@ -45,13 +46,18 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         started = time.monotonic()
         caller = self._caller_of()
         batch = convert.read_batch(request)
+        current_record().resource = f"collections/{batch.collection}"
         collection = await self._library.collection(caller, batch.collection)
         outcomes = await self._ingestor.ingest(caller, collection, batch.drafts, patience=_patience())
         return convert.write_batch_result(batch, outcomes, time.monotonic() - started)
 
     async def GetDocument(self, request: pb.GetDocumentRequest, context: Context) -> pb.GetDocumentResponse:
         """See the contract."""
-        document = await self._library.document(self._caller_of(), *convert.read_document_name(request))
+        collection, document_id = convert.read_document_name(request)
+        record = current_record()
+        record.resource = f"collections/{collection}/documents/{document_id}"
+        document = await self._library.document(self._caller_of(), collection, document_id)
+        record.document_ids = [document_id]
         return pb.GetDocumentResponse(document=wire.write_document(document))
 
     async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
@@ -67,14 +73,18 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         self, request: pb.UpdateDocumentAccessRequest, context: Context
     ) -> pb.UpdateDocumentAccessResponse:
         """See the contract."""
-        document = await self._library.update_access(self._caller_of(), *convert.read_access_change(request))
+        collection, document_id, access = convert.read_access_change(request)
+        current_record().resource = f"collections/{collection}/documents/{document_id}"
+        document = await self._library.update_access(self._caller_of(), collection, document_id, access)
         return pb.UpdateDocumentAccessResponse(document=wire.write_document(document))
 
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
         """See the contract."""
-        made = await self._library.create_collection(self._caller_of(), *convert.read_new_collection(request))
+        name, default_access, retention_days = convert.read_new_collection(request)
+        current_record().resource = f"collections/{name}"
+        made = await self._library.create_collection(self._caller_of(), name, default_access, retention_days)
         return pb.CreateCollectionResponse(collection=convert.write_collection(made))
 
     async def GetCollection(self, request: pb.GetCollectionRequest, context: Context) -> pb.GetCollectionResponse:
@@ -94,6 +104,7 @@ class IngestionServicer(rpc.IngestionServiceServicer):
     ) -> pb.UpdateCollectionResponse:
         """See the contract."""
         name, changes = convert.read_collection_changes(request)
+        current_record().resource = f"collections/{name}"
         changed = await self._library.update_collection(self._caller_of(), name, changes)
         return pb.UpdateCollectionResponse(collection=convert.write_collection(changed))
 

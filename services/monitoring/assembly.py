@@ -38,4 +38,5 @@ async def assemble(settings: MonitoringSettings, process: Process) -> Service:
         register=register,
         ready=ready,
         close=topology.close,
+        recorder=await process.recorder(settings, "monitoring"),
     )

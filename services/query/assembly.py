@@ -43,5 +43,6 @@ async def assemble(settings: QuerySettings, process: Process) -> Service:
         register=register,
         ready=ready,
         close=answerer.close,
+        recorder=await process.recorder(settings, "query"),
         deadline_cap=settings.query.timeout,
     )

@@ -10,6 +10,7 @@ from groundwire.query.v1 import query_service_pb2_grpc as rpc
 from interceptors._shapes import Context
 from services.corpus.principal import Caller
 from services.query import convert
+from services.query.notes import note
 from services.query.query import Answerer
 from services.runtime.unbuilt import unbuilt
 
@@ -27,10 +28,13 @@ class QueryServicer(rpc.QueryServiceServicer):
 
     async def Query(self, request: pb.QueryRequest, context: Context) -> pb.QueryResponse:
         """See the contract."""
-        return convert.write_response(await self._answerer.answer(self._caller_of(), convert.read_request(request)))
+        answer = await self._answerer.answer(self._caller_of(), convert.read_request(request))
+        note(answer)
+        return convert.write_response(answer)
 
     async def StreamQuery(self, request: pb.QueryRequest, context: Context) -> AsyncIterator[pb.QueryEvent]:
         """See the contract."""
         async with aclosing(self._answerer.stream(self._caller_of(), convert.read_request(request))) as steps:
             async for step in steps:
+                note(step)
                 yield convert.write_event(step)

@@ -49,7 +49,7 @@ async def assemble(
         cross_encoder=await process.cross_encoder(settings) if reranks else None,
         policy=RetrievalPolicy(store_timeout=options.store_timeout, rerank=RerankPolicy(budget=options.rerank_budget)),
     )
-    servicer = RetrievalServicer(retriever, caller_of=current_caller)
+    servicer = RetrievalServicer(retriever, caller_of=current_caller, digest=await process.query_digest(settings))
 
     def register(server: grpc.aio.Server) -> None:
         rpc.add_RetrievalServiceServicer_to_server(servicer, server)
@@ -71,5 +71,6 @@ async def assemble(
         register=register,
         ready=ready,
         close=close,
+        recorder=await process.recorder(settings, "retrieval"),
         deadline_cap=options.timeout,
     )

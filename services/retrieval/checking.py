@@ -49,6 +49,12 @@ class Gate:
         self._filter = filter_
         self._documents: dict[tuple[str, str], Document | None] = {}
         self._admitted: dict[ChunkKey, Document] = {}
+        self._withheld: dict[str, None] = {}
+
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        """Ids of the documents that were found so far and that the caller may not read, or not any more."""
+        return tuple(self._withheld)
 
     @property
     def admitted(self) -> Mapping[ChunkKey, Document]:
@@ -81,6 +87,7 @@ class Gate:
         withdrawn = references - await readable_now(self._catalog, self._caller, references, self._filter)
         for reference in withdrawn:
             self._documents[reference.collection, reference.document_id] = None
+            self._withheld[reference.document_id] = None
         turned_down = {reference[:2] for reference in withdrawn}
         for key in [key for key in self._admitted if key.reference[:2] in turned_down]:
             del self._admitted[key]
@@ -102,5 +109,7 @@ class Gate:
         readable = await self._catalog.find_readable(caller.tenant, collection, document_ids, caller.principals)
         for document_id in document_ids:
             document = readable.get(document_id)
+            if document is None:
+                self._withheld[document_id] = None
             passes = document is not None and matches(self._filter, document.metadata)
             self._documents[collection, document_id] = document if passes else None

@@ -80,13 +80,14 @@ def write_references(readable: Iterable[Reference]) -> pb.CheckSourcesResponse:
     )
 
 
-def write_result(result: RetrieveResult) -> pb.RetrieveResponse:
+def write_result(result: RetrieveResult, *, query_hmac: bytes = b"") -> pb.RetrieveResponse:
     """The response of Retrieve."""
     return pb.RetrieveResponse(
         chunks=[_write_passage(passage) for passage in result.passages],
         coverage=wire.write_coverage(result.coverage),
         timings=_write_timings(result.timings),
         warnings=wire.write_notices(result.notices),
+        query_hmac=query_hmac,
     )
 
 

@@ -77,6 +77,8 @@ class RetrieveResult:
     coverage: Coverage = field(default_factory=Coverage)
     timings: StageTimings = field(default_factory=StageTimings)
     notices: tuple[Notice, ...] = ()
+    withheld: tuple[str, ...] = ()
+    """Ids of documents that a store found and the caller may not read: for the audit log, never for the caller."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,13 @@ class Retriever:
         if run.texts.damaged:
             run.notices.append(Notice("PASSAGE_DAMAGED", "a stored passage could not be read and was left out"))
         coverage = run.search.coverage(run.gate.admitted)
-        return RetrieveResult(tuple(passages[: request.top_k]), coverage, timings, tuple(dict.fromkeys(run.notices)))
+        return RetrieveResult(
+            tuple(passages[: request.top_k]),
+            coverage,
+            timings,
+            tuple(dict.fromkeys(run.notices)),
+            withheld=run.gate.withheld,
+        )
 
     async def check_sources(self, caller: Caller, references: Some[Reference]) -> frozenset[Reference]:
         """Those of ``references`` that the caller may still read, in that very version; Unavailable."""

@@ -24,7 +24,7 @@ from services.security.jwks_fetch import FILE_POLICY, FileFetcher, HttpsFetcher
 from services.security.key_files import shared_secret_file
 from services.security.keysets import Algorithm, KeySource, StaticKeys, shared_secret
 from services.security.mesh_identity import MeshPeers, speaks_for
-from services.security.mesh_tokens import MeshTokens, mesh_issuer
+from services.security.mesh_tokens import MESH_TENANT, MeshTokens, mesh_issuer
 from services.security.permissions import role_table
 from services.security.refusal import Refusal
 from services.security.revocation_feed import RevocationFeed
@@ -83,7 +83,7 @@ class TokenAuthentication:
             token = (
                 tokens.on_behalf_of(claims)
                 if isinstance(claims, Claims)
-                else tokens.for_subject(tenant="mesh", subject=f"service-{service}")
+                else tokens.for_subject(tenant=MESH_TENANT, subject=f"service-{service}")
             )
             return [("authorization", f"Bearer {token}")]
 

@@ -6,35 +6,19 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from services.corpus.errors import FailedPrecondition
 from services.runtime.settings import EncryptionOptions, environment_secret
 from services.security.encryption import Checkpoints, MasterKey
 from services.security.key_stores import SqliteKeyStore
 from services.security.keyed_terms import KeyedTerms
-from services.security.keyring import Keyring
+from services.security.keyring import Announce, Keyring
 from services.security.master_key_command import CommandMasterKey, printed_master_key
 from services.security.master_keys import FileMasterKey, SecretMasterKey
 from services.security.sealed import Refusal, Sealer
 
-_log = structlog.get_logger(__name__)
 # Seconds that something sealed under an outdated key may still be on its way into a store: a process learns of a new key
 # within half a second, and a write may take a minute, and another one in a thread that outlives its call.
 _SETTLE = 150.0
-
-
-def log_refusal(refusal: Refusal) -> None:
-    """Where every refusal of this process arrives: it tells the place and the reason, never what was there."""
-    _log.error(
-        "sealed value refused",
-        audit=True,  # for those who look for what an auditor should see
-        tenant=refusal.tenant,
-        document_id=refusal.place.document_id,
-        version=refusal.place.version,
-        field=refusal.place.field,
-        reason=refusal.because.value,
-    )
 
 
 class Encryption:
@@ -48,17 +32,23 @@ class Encryption:
 
     @classmethod
     def open(
-        cls, options: EncryptionOptions, directory: Path, *, on_refused: Callable[[Refusal], None] = log_refusal
+        cls,
+        options: EncryptionOptions,
+        directory: Path,
+        *,
+        on_refused: Callable[[Refusal], None] = lambda _: None,
+        announce: Announce = lambda _: lambda _: None,
     ) -> Encryption:
-        """Open, or create, the key store in ``directory``; blocking. ``on_refused`` is told of every refusal.
+        """Open, or create, the key store in ``directory``; blocking.
+
+        ``on_refused`` is told of every refusal, ``announce`` of keys that are made.
 
         Raises FailedPrecondition or MasterKeyUnavailable when the master key or the directory cannot be used.
         """
         store = open_key_store(directory)
         try:
-            return cls(
-                Keyring(open_master_key(options.master_key, directory), store, settle=_SETTLE), store, on_refused
-            )
+            master = open_master_key(options.master_key, directory)
+            return cls(Keyring(master, store, settle=_SETTLE, announce=announce), store, on_refused)
         except BaseException:
             store.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -11,21 +12,24 @@ import grpc
 from interceptors.authentication import Identify
 from interceptors.client import Credentials
 from services.catalog.sql import SqlCatalog
-from services.corpus.errors import GroundwireError
+from services.corpus.errors import GroundwireError, KeysDestroyed
 from services.embedding.onnx import OnnxCrossEncoder, OnnxEmbedder
 from services.embedding.openai import OpenAIEmbedder
 from services.embedding.ports import CrossEncoder, Embedder, EmbeddingModel
 from services.embedding.weights import WeightSources
+from services.runtime.auditing.delivery import open_recorder
+from services.runtime.auditing.recorder import Recorder
+from services.runtime.auditing.security_events import SecurityEvents
 from services.runtime.authentication import TokenAuthentication
 from services.runtime.channels import open_channel
-from services.runtime.encryption import Encryption, log_refusal
+from services.runtime.encryption import Encryption
 from services.runtime.identity import development_identity
 from services.runtime.sealed_store import SealedVectorStore
 from services.runtime.settings import Settings, TlsOptions
 from services.runtime.status import from_rpc_error
 from services.runtime.telemetry import Telemetry
 from services.runtime.tls import ReloadingTls, open_tls
-from services.security.sealed import Refusal
+from services.security.key_files import shared_secret_file
 from services.vectorstores.ports import ChunkStore, VectorStore
 from services.vectorstores.remote import RemoteVectorStore
 
@@ -44,14 +48,12 @@ class Process:
         *,
         embedder: Embedder | None = None,
         cross_encoder: CrossEncoder | None = None,
-        on_refused: Callable[[Refusal], None] = log_refusal,
         tls: TlsOptions | None = None,
     ) -> None:
-        """``on_refused`` is told of every sealed value that this process refuses."""
         self._tls_options = tls
         self._tls: dict[str, ReloadingTls | None] = {}
         self.telemetry = Telemetry(VERSION)
-        self._on_refused = on_refused
+        self._security_events = SecurityEvents()
         self._made: dict[str, Any] = {}
         self._authentication: TokenAuthentication | None = None
         if embedder is not None:
@@ -82,9 +84,44 @@ class Process:
             return None
 
         def open_() -> Encryption:
-            return Encryption.open(options, settings.keys_dir, on_refused=self._on_refused)
+            return Encryption.open(
+                options,
+                settings.keys_dir,
+                on_refused=self._security_events.refused,
+                announce=self._security_events.announce_keys,
+            )
 
         return await self._once("encryption", lambda: asyncio.to_thread(open_))
+
+    async def recorder(self, settings: Settings, service: str) -> Recorder:
+        """What makes the events of ``service`` durable; its server closes it."""
+        recorder = await open_recorder(
+            service,
+            settings.spool_path(service),
+            self.channel(settings.address("audit"), service),
+            max_bytes=settings.spool.max_mib * 1024 * 1024,
+        )
+        self.attend(recorder)
+        return recorder
+
+    def attend(self, recorder: Recorder) -> None:
+        """Let ``recorder`` have the events of what belongs to no call: new keys, refused values."""
+        self._security_events.recorder = self._security_events.recorder or recorder
+
+    async def query_digest(self, settings: Settings) -> Callable[[str, str], Awaitable[bytes]]:
+        """Makes of a tenant and a query what the audit log keeps of it; nothing for a tenant without keys."""
+        keys = await self.encryption(settings)
+        secret = b"" if keys else await asyncio.to_thread(shared_secret_file, settings.keys_dir / "audit.key")
+
+        async def digest(tenant: str, query: str) -> bytes:
+            if keys is None:
+                return hmac.digest(secret, f"{tenant}\0{query}".encode("utf-8", "surrogatepass"), "sha256")
+            try:
+                return await keys.terms.query_hmac(tenant, query)
+            except KeysDestroyed:
+                return b""
+
+        return digest
 
     async def catalog(self, settings: Settings) -> SqlCatalog:
         """A catalog for one service, which closes it."""

@@ -21,8 +21,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from opentelemetry.sdk.trace import Tracer
 
+from groundwire.policy.v1 import policy_pb2
 from interceptors._shapes import Around, Call
 from interceptors.admission import Admission
+from interceptors.audit import Announcement, Audit
 from interceptors.authentication import Authentication, Identify
 from interceptors.authorization import Authorization
 from interceptors.chain import Position, build
@@ -33,11 +35,13 @@ from interceptors.tracing import Tracing
 from services.corpus.errors import DeadlineExceeded, NotYetImplemented, Unavailable
 from services.resilience.health import HealthBoard, ServingStatus
 from services.runtime import health, reflection
+from services.runtime.auditing.record import CallRecord, Policy
+from services.runtime.auditing.recorder import Recorder
 from services.runtime.settings import ConfigurationError, Settings, is_loopback
 from services.runtime.status import to_status
 from services.runtime.telemetry import CallMetrics
 from services.runtime.tls import demands_certificates, listening_tls, server_credentials
-from services.security.permissions import Authorizer, administrators_only, rule_table
+from services.security.permissions import Authorizer, administrators_only, policy_version, role_table, rule_table
 
 READINESS = "readiness"
 _READINESS_INTERVAL = 1.0
@@ -53,6 +57,7 @@ class Service:
     """One service, ready to be served.
 
     ``register`` adds its servicers to a server; ``descriptors`` are the contract's services that they implement.
+    ``recorder`` makes the record of its calls; the server closes it after everything else.
     ``ready`` raises while something that the service cannot do without is missing. ``close`` runs after the last
     call has ended. ``deadline_cap`` is the longest that a call without a deadline may take, in seconds.
     """
@@ -62,6 +67,7 @@ class Service:
     register: Callable[[grpc.aio.Server], None]
     ready: Callable[[], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
+    recorder: Recorder
     deadline_cap: float = 60.0
     max_request_bytes: int = 4 * MIB
 
@@ -139,8 +145,12 @@ class Server:
         # Handlers that were cancelled may still be tidying up with what is closed next.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._admission.idle(), _TIDY_SECONDS)
+        # What was recorded last may still need what is closed next: the log itself, in the service that has it.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.service.recorder.settled(), _TIDY_SECONDS)
         try:
             await self.service.close()
+            await self.service.recorder.close()
         finally:
             if self._socket is not None:
                 self._socket.unlink(missing_ok=True)
@@ -162,6 +172,26 @@ class Server:
         service = self.service
         authorizer = self._authorizer(address)
         watches = authorizer.watches
+        roles = role_table(self.settings.authorization.roles)
+        recorder, version = service.recorder, policy_version(authorizer.rules, roles)
+        recorder.policy_version = version
+        policies = {
+            path: Policy(rule.audit, rule.permission, version)
+            for path, rule in authorizer.rules.items()
+            if rule.audit != policy_pb2.AUDIT_NONE
+        }
+        unknown = Policy(policy_pb2.AUDIT_DENIALS, "", version)
+        announced = {
+            path for path, rule in authorizer.rules.items() if rule.streaming and rule.audit == policy_pb2.AUDIT_ALWAYS
+        }
+
+        def open_record(call: Call) -> CallRecord | None:
+            policy = policies.get(call.method)
+            if policy is None:
+                if call.known:
+                    return None
+                policy = unknown
+            return recorder.open(call, policy)
 
         def cap(method: str) -> float | None:
             return None if method in watches or authorizer.is_open(method) else service.deadline_cap
@@ -174,11 +204,13 @@ class Server:
         return [
             (Position.TRACING, Tracing(self.tracer, authorizer.is_open)),
             (Position.METRICS, Metrics(self.metrics.record)),
+            (Position.AUDIT, Audit(open_record, to_status)),
             (Position.ERRORS, Errors(to_status)),
             (Position.DEADLINE, Deadline(cap, lambda: DeadlineExceeded("the call's time ran out"))),
             (Position.AUTHENTICATION, Authentication(self.identify, authorizer.is_open)),
             (Position.AUTHORIZATION, Authorization(authorizer.decide)),
             (Position.ADMISSION, self._admission),
+            (Position.ANNOUNCEMENT, Announcement(announced.__contains__)),
         ]
 
     def _authorizer(self, address: str) -> Authorizer:
@@ -222,6 +254,8 @@ class Server:
             try:
                 async with asyncio.timeout(_READINESS_TIMEOUT):
                     await self.service.ready()
+                if self.service.recorder.failure is not None:
+                    raise self.service.recorder.failure  # noqa: TRY301 - one more reason not to be ready
             except Exception as error:  # noqa: BLE001 - whatever it is, the service is not ready
                 problem = str(error) or type(error).__name__
             self.board.set(READINESS, ServingStatus.NOT_SERVING if problem else ServingStatus.SERVING)

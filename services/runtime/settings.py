@@ -172,6 +172,17 @@ class EmbeddingOptions(Options):
     api_key: SecretStr | None = Field(None, description="The server's key, if it wants one.")
 
 
+class SpoolOptions(Options):
+    """Where a service keeps its events until the audit log has them."""
+
+    directory: Path | None = Field(
+        None, description="One directory in it for each service; unset: in the data directory."
+    )
+    max_mib: int = Field(
+        256, ge=8, le=65_536, description="How much a service keeps while the audit log is away; then it refuses calls."
+    )
+
+
 class Settings(BaseSettings):
     """What every service shares; each service's own settings add one section."""
 
@@ -191,6 +202,7 @@ class Settings(BaseSettings):
     tls: TlsOptions = TlsOptions()
     embedding: EmbeddingOptions = EmbeddingOptions()
     encryption: EncryptionOptions = EncryptionOptions()
+    spool: SpoolOptions = SpoolOptions()
     models_dir: Path | None = Field(None, description="Where model weights are looked for first.")
     reflection: bool | None = Field(
         None,
@@ -229,6 +241,10 @@ class Settings(BaseSettings):
     def keys_dir(self) -> Path:
         """Where wrapped keys are kept; leave it out of the backups of the data."""
         return self.data_dir / "keys"
+
+    def spool_path(self, service: str) -> Path:
+        """Where ``service`` keeps its events until the audit log has them."""
+        return (self.spool.directory or self.data_dir / "spool") / service
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""

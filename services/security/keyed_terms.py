@@ -23,6 +23,7 @@ _TERM_BYTES = 12
 _QUERY_BYTES = 24
 _TERMS = "lexical-terms/v1"
 _QUERIES = "query-hashes/v1"
+_AUDITED = "audited-queries/v1"
 
 
 class KeyedTerms:
@@ -51,6 +52,11 @@ class KeyedTerms:
         """A name for ``query`` in logs and caches, 32 characters; it cannot be computed, or guessed, without the key."""
         key = (await self._keyring.load(tenant)).derive(_QUERIES)
         return _encode(hmac.digest(key, query.encode("utf-8", "surrogatepass"), "sha256")[:_QUERY_BYTES])
+
+    async def query_hmac(self, tenant: str, query: str) -> bytes:
+        """HMAC-SHA256 of ``query`` under a key of the tenant's that serves nothing else: what the audit log keeps."""
+        key = (await self._keyring.load(tenant)).derive(_AUDITED)
+        return hmac.digest(key, query.encode("utf-8", "surrogatepass"), "sha256")
 
     def _hash(self, keys: TenantKeys, terms: Iterable[str], root: int | None) -> list[str]:
         number = keys.roots[0] if root is None else root

@@ -28,6 +28,11 @@ _STRIPES = 64
 _PASSES = 20
 
 
+Announce = Callable[[str], Callable[[bool], None]]
+"""Told of the tenant for which keys are about to be made; what it returns is told whether they were. May raise: then
+none are made."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     record: KeyRecord
@@ -57,8 +62,9 @@ class Keyring:
         settle: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        announce: Announce = lambda _: lambda _: None,
     ) -> None:
-        """``settle`` bounds, in seconds, how long data sealed under an outdated key may travel until it is stored."""
+        """``announce`` is told of a tenant before keys are made for it. ``settle`` bounds, in seconds, how long data sealed under an outdated key may travel until it is stored."""
         self._master = master
         self._store = store
         self._staleness = staleness
@@ -66,6 +72,7 @@ class Keyring:
         self._settle = settle
         self._clock = clock
         self._now = now
+        self._announce = announce
         self._entries: dict[str, _Entry] = {}
         # One slow master key call must not hold up the other tenants.
         self._locks = [threading.RLock() for _ in range(_STRIPES)]
@@ -210,8 +217,13 @@ class Keyring:
 
     def _create(self, tenant: str) -> KeyRecord | None:
         record = KeyRecord(tenant, 1, (self._new_key(tenant, Purpose.DATA, 1), self._new_key(tenant, Purpose.ROOT, 1)))
-        # Of several that race, one is kept; the others read it.
-        return record if self._store.replace(record, expected=0) else self._store.get(tenant)
+        finish, made = self._announce(tenant), False
+        try:
+            # Of several that race, one is kept; the others read it.
+            made = self._store.replace(record, expected=0)
+        finally:
+            finish(made)
+        return record if made else self._store.get(tenant)
 
     def _new_key(self, tenant: str, purpose: Purpose, number: int) -> WrappedKey:
         return self._wrap(tenant, WrappedKey(purpose, number, self._now(), "", b""), secrets.token_bytes(KEY_BYTES))

@@ -24,6 +24,8 @@ from services.security.keysets import Algorithm, StaticKeys, shared_secret
 from services.security.minting import TokenMinter
 
 LIFETIME = 60
+MESH_TENANT = "mesh"
+"""The tenant of services that call for nobody."""
 
 
 def mesh_issuer(signing_secrets: Iterable[bytes], *, leeway: int = 10) -> Issuer:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
@@ -97,6 +98,14 @@ def _rule(method: MethodDescriptor) -> Rule:
     )
 
 
+def policy_version(rules: Mapping[str, Rule], roles: Mapping[str, frozenset[str]]) -> str:
+    """A name for what decides: the same rules and roles give the same, any others another."""
+    lines = [f"{path} {rule.permission} {rule.audit} {rule.mesh_only}" for path, rule in rules.items()]
+    lines += [f"{role} {' '.join(sorted(permissions))}" for role, permissions in roles.items()]
+    digest = sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    return f"sha256:{digest[:16]}"
+
+
 class Authorizer:
     """Decides by the rule table. Paths are looked up exactly as they were sent: what is not in the table is refused."""
 
@@ -109,6 +118,11 @@ class Authorizer:
     def watches(self) -> frozenset[str]:
         """The methods whose streams end with the server alone."""
         return frozenset(path for path, rule in self._table.items() if rule.streaming and "/Watch" in path)
+
+    @property
+    def rules(self) -> Mapping[str, Rule]:
+        """The table, by path."""
+        return self._table
 
     def is_open(self, method: str) -> bool:
         """Whether ``method`` belongs to a service that needs no identity."""

@@ -15,7 +15,7 @@ from services.store.settings import StoreSettings
 from services.vectorstores.ports import ChunkStore
 
 
-async def assemble(settings: StoreSettings, _process: Process, *, store: ChunkStore | None = None) -> Service:
+async def assemble(settings: StoreSettings, process: Process, *, store: ChunkStore | None = None) -> Service:
     """Open the engines that the settings name (or take ``store``) and put the servicer before them."""
     opened = store or await _open(settings)
     servicer = StoreServicer(opened)
@@ -32,6 +32,7 @@ async def assemble(settings: StoreSettings, _process: Process, *, store: ChunkSt
         register=register,
         ready=ready,
         close=opened.close,
+        recorder=await process.recorder(settings, "store"),
         max_request_bytes=64 * MIB,
     )
 

@@ -31,6 +31,7 @@ from services.runtime.server import Server, Service
 from services.runtime.settings import AuthenticationOptions, IssuerOptions, Settings
 from services.security.minting import TokenMinter
 from tests.support.mesh import ended, raw
+from tests.support.recording import memory_recorder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "access_matrix.txt"
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -94,7 +95,7 @@ class Counted:
         async def ready() -> None:
             """Nothing is needed."""
 
-        service = Service("every", DESCRIPTORS, self._register, ready, authentication.close)
+        service = Service("every", DESCRIPTORS, self._register, ready, authentication.close, memory_recorder()[0])
         server = Server(service, self.settings, authentication.identify)
         await server.start("127.0.0.1:0")
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")

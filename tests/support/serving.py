@@ -16,9 +16,11 @@ from opentelemetry.sdk.trace import Tracer
 
 from groundwire.policy.v1 import policy_pb2
 from interceptors._shapes import Context
+from services.runtime.auditing.recorder import Recorder
 from services.runtime.identity import development_identity
 from services.runtime.server import Server, Service
 from services.runtime.settings import Settings
+from tests.support.recording import memory_recorder
 
 Text = wrappers_pb2.StringValue
 Body = Callable[[str, Context], Awaitable[str]]
@@ -90,6 +92,7 @@ def echo_service(
     close: Callable[[], Awaitable[None]] = _nothing,
     deadline_cap: float = 60.0,
     max_request_bytes: int = 4 * 1024 * 1024,
+    recorder: Recorder | None = None,
 ) -> Service:
     """A service of which every method answers what ``body`` makes of the request's text."""
 
@@ -131,6 +134,7 @@ def echo_service(
         register=register,
         ready=ready,
         close=close,
+        recorder=recorder or memory_recorder()[0],
         deadline_cap=deadline_cap,
         max_request_bytes=max_request_bytes,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -68,6 +69,7 @@ def test_the_order_of_all_positions() -> None:
         "AUTHENTICATION",
         "AUTHORIZATION",
         "ADMISSION",
+        "ANNOUNCEMENT",
     ]
     build([(position, _Layer()) for position in Position], _refuse)
 
@@ -282,7 +284,7 @@ async def test_an_answer_that_cannot_be_serialized_is_internal(serving: Serving)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(ECHO, {"Unary": handler}),))
 
     server = await serving.serve(
-        server_module.Service("echo", service.descriptors, register, service.ready, service.close)
+        server_module.Service("echo", service.descriptors, register, service.ready, service.close, service.recorder)
     )
     outcome = await call(serving.connect(server), "Unary", "x")
     assert (outcome.code, outcome.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
@@ -392,9 +394,7 @@ async def test_the_cap_ends_a_stream_whose_caller_does_not_read(serving: Serving
         handler = grpc.unary_stream_rpc_method_handler(endless, Text.FromString, Text.SerializeToString)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(ECHO, {"ServerStream": handler}),))
 
-    server = await serving.serve(
-        server_module.Service("echo", service.descriptors, register, service.ready, service.close, deadline_cap=0.2)
-    )
+    server = await serving.serve(replace(service, register=register, deadline_cap=0.2))
     running = begin(serving.connect(server), "ServerStream", "x")
     await anext(running.__aiter__())
     await closed.wait()

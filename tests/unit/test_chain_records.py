@@ -1,4 +1,4 @@
-"""A layer that must finish something durable before its caller may believe in success: what an audit layer is."""
+"""A call's record is durable before its caller may believe in success, and however the call ends."""
 
 from __future__ import annotations
 
@@ -9,111 +9,91 @@ from typing import Any
 import grpc
 import pytest
 
-from interceptors._shapes import Call, Context, Proceed
+from groundwire.policy.v1 import policy_pb2
+from interceptors._shapes import Context
+from interceptors.audit import Audit
 from interceptors.chain import Position
 from services.corpus.errors import NotFound, Unavailable
 from services.runtime import server as server_module
+from services.runtime.auditing.record import Policy
 from services.runtime.server import Server, Service
 from services.runtime.status import to_status
+from tests.support.recording import MemoryKeeper, memory_recorder
 from tests.support.serving import ECHO, SHAPES, RawClient, Serving, Text, begin, call, echo_service, ended, path, until
 
 each_shape = pytest.mark.parametrize("method", SHAPES)
+ALWAYS = Policy(policy_pb2.AUDIT_ALWAYS, "echoes:read", "v1")
 
 
-class Journal:
-    """Writes when it is let to; fails when it is told to."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.open.set()
-        self.failing = False
-        self.waiting = 0
-        self.written: list[tuple[str, bool, str]] = []
-
-    async def write(self, record: tuple[str, bool, str]) -> None:
-        self.waiting += 1
-        await self.open.wait()
-        if self.failing:
-            raise OSError("the disk is full")
-        self.written.append(record)
-
-
-class AuditLike:
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def around(self, call: Call, proceed: Proceed) -> Any:
-        try:
-            response = await proceed(call)
-        except BaseException as error:
-            await self._record(call, call.outcome(error))
-            raise
-        try:
-            await self._record(call, call.outcome(None))
-        except asyncio.CancelledError:
-            raise
-        except Exception:  # noqa: BLE001 - whatever it is, there is no record
-            await call.context.abort_with_status(to_status(Unavailable("no record could be written"), call))
-        return response
-
-    async def _record(self, call: Call, code: grpc.StatusCode) -> None:
-        task = asyncio.create_task(self._journal.write((call.method, call.known, code.name)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)
+def codes(keeper: MemoryKeeper) -> list[tuple[str, str]]:
+    names = {code.value[0]: code.name for code in grpc.StatusCode}
+    return [(event.method, names[event.code]) for event in keeper.events]
 
 
 @pytest.fixture
-def journal() -> Journal:
-    return Journal()
+def keeper() -> MemoryKeeper:
+    return MemoryKeeper()
 
 
 @pytest.fixture
-def audited(serving: Serving, monkeypatch: pytest.MonkeyPatch, journal: Journal) -> Callable[..., Any]:
+def audited(serving: Serving, monkeypatch: pytest.MonkeyPatch, keeper: MemoryKeeper) -> Callable[..., Any]:
+    """Serves the echo as if each of its methods were to be recorded always."""
     layers = Server.layers
 
     def with_audit(server: Server, address: str) -> Any:
-        return sorted([*layers(server, address), (Position.AUDIT, AuditLike(journal))], key=lambda found: found[0])
+        recorder = server.service.recorder
+        audit = Audit(lambda call: recorder.open(call, ALWAYS), to_status)
+        return [(at, audit if at is Position.AUDIT else layer) for at, layer in layers(server, address)]
 
     monkeypatch.setattr(Server, "layers", with_audit)
-    return serving.serve
+
+    async def serve(body: Any = None) -> Server:
+        recorder = memory_recorder("echo", keeper)[0]
+        return await serving.serve(echo_service(body, recorder=recorder) if body else echo_service(recorder=recorder))
+
+    return serve
 
 
 @each_shape
-async def test_ok_waits_for_the_record(audited: Any, serving: Serving, journal: Journal, method: str) -> None:
+async def test_ok_waits_for_the_record(audited: Any, serving: Serving, keeper: MemoryKeeper, method: str) -> None:
     server = await audited()
     channel = serving.connect(server)
-    journal.open.clear()
+    keeper.hold = True
     running = asyncio.ensure_future(call(channel, method, "hello"))
-    await until(lambda: journal.waiting == 1)
+    await until(lambda: keeper.held == 1)
     # What stands outside of the record needs no more than a turn of the loop to see the end of a call.
     for _ in range(100):
         await asyncio.sleep(0)
     assert not server.metrics.by_method
     assert not running.done()
-    journal.open.set()
+    keeper.release()
     outcome = await running
     assert (outcome.code, outcome.responses) == (grpc.StatusCode.OK, ["hello"])
-    assert journal.written == [(path(method), True, "OK")]
+    assert codes(keeper) == [(path(method), "OK")]
 
 
 @each_shape
-async def test_no_record_no_ok(audited: Any, serving: Serving, journal: Journal, method: str) -> None:
+async def test_no_record_no_ok(audited: Any, serving: Serving, keeper: MemoryKeeper, method: str) -> None:
     server = await audited()
-    journal.failing = True
+    keeper.failure = Unavailable("the disk is full")
     outcome = await call(serving.connect(server), method, "hello", metadata=[("x-request-id", "abc")])
-    assert (outcome.code, outcome.reason) == (grpc.StatusCode.UNAVAILABLE, "DEPENDENCY_UNAVAILABLE")
+    assert (outcome.code, outcome.reason) == (grpc.StatusCode.UNAVAILABLE, "AUDIT_UNAVAILABLE")
     assert outcome.trailing["x-request-id"] == "abc"
     if not SHAPES[method][1]:
         assert outcome.responses == []
     await until(lambda: set(server.metrics.by_method) == {(f"{ECHO}/{method}", "UNAVAILABLE")})
+    # What the caller was told is what is recorded as soon as that is possible again.
+    assert server.service.recorder.failure is not None
+    keeper.failure = None
+    await until(lambda: server.service.recorder.failure is None)
+    assert codes(keeper) == [(path(method), "UNAVAILABLE")]
+    assert keeper.events[0].reason == "AUDIT_UNAVAILABLE"
 
 
 @each_shape
 @pytest.mark.parametrize("while_writing", [False, True])
 async def test_a_cancelled_call_is_recorded_whatever_its_caller_does(
-    audited: Any, serving: Serving, journal: Journal, method: str, while_writing: bool
+    audited: Any, serving: Serving, keeper: MemoryKeeper, method: str, while_writing: bool
 ) -> None:
     started = asyncio.Event()
 
@@ -123,33 +103,34 @@ async def test_a_cancelled_call_is_recorded_whatever_its_caller_does(
             await asyncio.Event().wait()
         return text
 
-    server = await audited(echo_service(body))
-    journal.open.clear()
+    server = await audited(body)
+    keeper.hold = True
     running = begin(serving.connect(server), method, "x")
     ending = asyncio.ensure_future(ended(running))
     await started.wait()
     if while_writing:
-        await until(lambda: journal.waiting == 1)
+        await until(lambda: keeper.held == 1)
     running.cancel()
-    await until(lambda: journal.waiting == 1)
-    await until(lambda: server.metrics.by_method or not while_writing)
-    journal.open.set()
-    await until(lambda: journal.written)
+    await until(lambda: keeper.held == 1)
+    await until(lambda: server.metrics.by_method)
+    keeper.release()
     await asyncio.wait([ending])
-    assert journal.written == [(path(method), True, "OK" if while_writing else "CANCELLED")]
+    assert codes(keeper) == [(path(method), "OK" if while_writing else "CANCELLED")]
     await until(lambda: set(server.metrics.by_method) == {(f"{ECHO}/{method}", "CANCELLED")})
 
 
-async def test_denials_and_unknown_paths_are_recorded_once(audited: Any, serving: Serving, journal: Journal) -> None:
+async def test_denials_and_unknown_paths_are_recorded_once(
+    audited: Any, serving: Serving, keeper: MemoryKeeper
+) -> None:
     async def body(text: str, context: Context) -> str:
         raise NotFound("no such thing")
 
-    channel = serving.connect(await audited(echo_service(body)))
+    channel = serving.connect(await audited(body))
     await call(channel, "Unary", "x")
     multicallable: Any = channel.unary_unary("/made.up/Method")
     await ended(multicallable(b""))
-    await until(lambda: len(journal.written) == 2)
-    assert journal.written == [(path("Unary"), True, "NOT_FOUND"), ("/made.up/Method", False, "NOT_FOUND")]
+    await until(lambda: len(keeper.events) == 2)
+    assert codes(keeper) == [(path("Unary"), "NOT_FOUND"), ("/made.up/Method", "NOT_FOUND")]
 
 
 # --- a caller's own deadline, which only gRPC watches ---
@@ -174,7 +155,7 @@ async def test_a_callers_deadline_ends_a_stream_that_it_does_not_read(serving: S
     closed = asyncio.Event()
     service, register = flood(closed)
     server = await serving.serve(
-        server_module.Service("echo", service.descriptors, register, service.ready, service.close)
+        server_module.Service("echo", service.descriptors, register, service.ready, service.close, service.recorder)
     )
     running = begin(serving.connect(server), "ServerStream", "x", timeout=0.3)
     await anext(running.__aiter__())
@@ -190,7 +171,7 @@ async def test_a_deadline_ends_a_stream_of_a_client_that_stands_still(
     closed = asyncio.Event()
     service, register = flood(closed)
     server = await serving.serve(
-        server_module.Service("echo", service.descriptors, register, service.ready, service.close)
+        server_module.Service("echo", service.descriptors, register, service.ready, service.close, service.recorder)
     )
     plain = RawClient._headers
 

@@ -38,6 +38,7 @@ from services.runtime.identity import development_identity
 from services.runtime.server import MIB, Server, Service
 from services.runtime.settings import Settings
 from services.runtime.unbuilt import unbuilt
+from tests.support.recording import memory_recorder
 
 _ROOT = Path(__file__).resolve().parents[2]
 _GOLDEN = _ROOT / "tests" / "golden"
@@ -314,6 +315,7 @@ def _service(name: str, servicer: object, add: Callable[[Any, grpc.aio.Server], 
         register=lambda server: add(servicer, server),
         ready=nothing,
         close=nothing,
+        recorder=memory_recorder(name)[0],
         max_request_bytes=64 * MIB,
     )
 

@@ -23,7 +23,7 @@ from services.runtime.server import Service
 _PINNED = "log-key"
 
 
-async def assemble(settings: WitnessSettings, _process: Process) -> Service:
+async def assemble(settings: WitnessSettings, process: Process) -> Service:
     """Open the witness's own directory."""
     witness = await asyncio.to_thread(_open, settings)
     servicer = WitnessServicer(witness)
@@ -43,6 +43,7 @@ async def assemble(settings: WitnessSettings, _process: Process) -> Service:
         register=register,
         ready=ready,
         close=close,
+        recorder=await process.recorder(settings, "witness"),
     )
 
 

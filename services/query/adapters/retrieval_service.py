@@ -13,6 +13,7 @@ from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as rpc
 from services.corpus.errors import GroundwireError
 from services.query.ports import Found, FoundPassage, Reference, Search
 from services.runtime import wire
+from services.runtime.auditing.record import current_record
 
 if TYPE_CHECKING:
     from groundwire.retrieval.v1.retrieval_service_pb2_grpc import RetrievalServiceAsyncStub
@@ -38,6 +39,7 @@ class RetrievalOverGrpc:
             response = await self._stub.Retrieve(request)
         except grpc.aio.AioRpcError as error:
             raise self._to_error(error) from error
+        current_record().query_hmac = response.query_hmac
         return Found(
             passages=tuple(map(_passage, response.chunks)),
             coverage=wire.read_coverage(response.coverage),
@@ -52,7 +54,11 @@ class RetrievalOverGrpc:
             response = await self._stub.CheckSources(request)
         except grpc.aio.AioRpcError as error:
             raise self._to_error(error) from error
-        return asked & {Reference(it.collection, it.document_id, it.version) for it in response.readable}
+        readable = asked & {Reference(it.collection, it.document_id, it.version) for it in response.readable}
+        if withheld := sorted(reference.document_id for reference in asked - readable):
+            record = current_record()
+            record.withheld = [*record.withheld, *withheld]
+        return readable
 
     async def close(self) -> None:
         """See the port."""

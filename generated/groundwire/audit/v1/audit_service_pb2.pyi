@@ -45,6 +45,38 @@ DECISION_DENIED: Decision.ValueType  # 2
 """It was refused."""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
+class _Stage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STAGE_UNSPECIFIED: _Stage.ValueType  # 0
+    """Never sent."""
+    STAGE_BEGUN: _Stage.ValueType  # 1
+    """The call is running, and is about to change something or to send the first message of a stream. It claims no effect:
+    an event of another stage follows.
+    """
+    STAGE_ENDED: _Stage.ValueType  # 2
+    """The call has ended."""
+    STAGE_INTERRUPTED: _Stage.ValueType  # 3
+    """The service ended before the call did: whether what was begun was done is not known."""
+
+class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
+    """What an event says of its call."""
+
+STAGE_UNSPECIFIED: Stage.ValueType  # 0
+"""Never sent."""
+STAGE_BEGUN: Stage.ValueType  # 1
+"""The call is running, and is about to change something or to send the first message of a stream. It claims no effect:
+an event of another stage follows.
+"""
+STAGE_ENDED: Stage.ValueType  # 2
+"""The call has ended."""
+STAGE_INTERRUPTED: Stage.ValueType  # 3
+"""The service ended before the call did: whether what was begun was done is not known."""
+Global___Stage: _TypeAlias = Stage  # noqa: Y015
+
 @_typing.final
 class AuditEvent(_message.Message):
     """One recorded call."""
@@ -72,8 +104,10 @@ class AuditEvent(_message.Message):
     ANSWER_SHA256_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
-    """A unique id, which makes appending idempotent."""
+    """A unique id, which makes appending idempotent. The events of one call have the same id up to the first dot."""
     request_id: _builtins.str
     """The call's request id."""
     trace_id: _builtins.str
@@ -89,7 +123,7 @@ class AuditEvent(_message.Message):
     method: _builtins.str
     """The full method, such as "/groundwire.query.v1.QueryService/Query"."""
     resource: _builtins.str
-    """What it acted on, such as "collections/default/documents/travel-policy"."""
+    """What it acted on, or is about to change, such as "collections/default/documents/travel-policy"."""
     decision: Global___Decision.ValueType
     """Whether it was allowed."""
     reason: _builtins.str
@@ -104,13 +138,15 @@ class AuditEvent(_message.Message):
     """SHA-256 of the answer."""
     code: _builtins.int
     """The gRPC status code of the outcome."""
+    stage: Global___Stage.ValueType
+    """What the event says of the call."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When the call began."""
 
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the documents that were returned or changed."""
+        """Ids of the documents that were returned or changed; at the stage BEGUN, that are about to be."""
 
     @_builtins.property
     def chunk_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -123,6 +159,12 @@ class AuditEvent(_message.Message):
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """How long the call took."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the call changed, such as "collections/default/documents/travel-policy" or "tenants/acme/keys". What is named
+        here was done, whatever became of the call.
+        """
 
     def __init__(
         self,
@@ -148,10 +190,12 @@ class AuditEvent(_message.Message):
         answer_sha256: _builtins.bytes = ...,
         code: _builtins.int = ...,
         duration: _duration_pb2.Duration | None = ...,
+        stage: Global___Stage.ValueType = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_service", b"acting_service", "answer_sha256", b"answer_sha256", "chunk_ids", b"chunk_ids", "client_address", b"client_address", "code", b"code", "decision", b"decision", "denied_document_ids", b"denied_document_ids", "document_ids", b"document_ids", "duration", b"duration", "event_id", b"event_id", "method", b"method", "model_endpoint", b"model_endpoint", "policy_version", b"policy_version", "principal", b"principal", "query_hmac", b"query_hmac", "reason", b"reason", "request_id", b"request_id", "resource", b"resource", "tenant", b"tenant", "time", b"time", "trace_id", b"trace_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acting_service", b"acting_service", "answer_sha256", b"answer_sha256", "changes", b"changes", "chunk_ids", b"chunk_ids", "client_address", b"client_address", "code", b"code", "decision", b"decision", "denied_document_ids", b"denied_document_ids", "document_ids", b"document_ids", "duration", b"duration", "event_id", b"event_id", "method", b"method", "model_endpoint", b"model_endpoint", "policy_version", b"policy_version", "principal", b"principal", "query_hmac", b"query_hmac", "reason", b"reason", "request_id", b"request_id", "resource", b"resource", "stage", b"stage", "tenant", b"tenant", "time", b"time", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

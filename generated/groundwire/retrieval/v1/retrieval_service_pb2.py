@@ -28,7 +28,7 @@ from groundwire.common.v1 import filter_pb2 as groundwire_dot_common_dot_v1_dot_
 from groundwire.policy.v1 import policy_pb2 as groundwire_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/groundwire/retrieval/v1/retrieval_service.proto\x12\x17groundwire.retrieval.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgroundwire/common/v1/core.proto\x1a!groundwire/common/v1/filter.proto\x1a!groundwire/policy/v1/policy.proto\"\xed\x01\n\x0fRetrieveRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12,\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1c.groundwire.common.v1.Filter\x12\x13\n\x0b\x63ollections\x18\x03 \x03(\t\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12\x34\n\x04mode\x18\x05 \x01(\x0e\x32&.groundwire.retrieval.v1.RetrievalMode\x12\x33\n\x06rerank\x18\x06 \x01(\x0e\x32#.groundwire.retrieval.v1.RerankMode\x12\x0e\n\x06stores\x18\x07 \x03(\t\"\xe6\x01\n\x10RetrieveResponse\x12\x37\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\'.groundwire.retrieval.v1.RetrievedChunk\x12\x30\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x1e.groundwire.common.v1.Coverage\x12\x36\n\x07timings\x18\x03 \x01(\x0b\x32%.groundwire.retrieval.v1.StageTimings\x12/\n\x08warnings\x18\x04 \x03(\x0b\x32\x1d.groundwire.common.v1.Warning\"\x91\x01\n\x0eRetrievedChunk\x12*\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1b.groundwire.common.v1.Chunk\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x34\n\x06scores\x18\x03 \x01(\x0b\x32$.groundwire.retrieval.v1.StageScores\x12\x0e\n\x06stores\x18\x04 \x03(\t\"\x8b\x01\n\x0bStageScores\x12\x12\n\x05\x64\x65nse\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07lexical\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05\x66used\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x06rerank\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x08\n\x06_denseB\n\n\x08_lexicalB\x08\n\x06_fusedB\t\n\x07_rerank\"\xe2\x01\n\x0cStageTimings\x12(\n\x05\x65mbed\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06search\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x63heck\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06rerank\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"K\n\x0fSourceReference\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"P\n\x13\x43heckSourcesRequest\x12\x39\n\x07sources\x18\x01 \x03(\x0b\x32(.groundwire.retrieval.v1.SourceReference\"R\n\x14\x43heckSourcesResponse\x12:\n\x08readable\x18\x01 \x03(\x0b\x32(.groundwire.retrieval.v1.SourceReference\"\x13\n\x11ListStoresRequest\"J\n\x12ListStoresResponse\x12\x34\n\x06stores\x18\x01 \x03(\x0b\x32$.groundwire.retrieval.v1.StoreStatus\"\x99\x01\n\x0bStoreStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\r\n\x05\x64\x65nse\x18\x03 \x01(\x08\x12\x0f\n\x07lexical\x18\x04 \x01(\x08\x12\x0f\n\x07healthy\x18\x05 \x01(\x08\x12\x0f\n\x07\x62reaker\x18\x06 \x01(\t\x12\x13\n\x0b\x63hunk_count\x18\x07 \x01(\x03\x12\x15\n\rerror_message\x18\x08 \x01(\t*\x80\x01\n\rRetrievalMode\x12\x1e\n\x1aRETRIEVAL_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15RETRIEVAL_MODE_HYBRID\x10\x01\x12\x18\n\x14RETRIEVAL_MODE_DENSE\x10\x02\x12\x1a\n\x16RETRIEVAL_MODE_LEXICAL\x10\x03*h\n\nRerankMode\x12\x1b\n\x17RERANK_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10RERANK_MODE_AUTO\x10\x01\x12\x12\n\x0eRERANK_MODE_ON\x10\x02\x12\x13\n\x0fRERANK_MODE_OFF\x10\x03\x32\xa3\x03\n\x10RetrievalService\x12\x7f\n\x08Retrieve\x12(.groundwire.retrieval.v1.RetrieveRequest\x1a).groundwire.retrieval.v1.RetrieveResponse\"\x1e\x90\x02\x01\xaa\x9f\x19\x17\n\tdocuments\x12\x08retrieve\x18\x01\x12\x8d\x01\n\x0c\x43heckSources\x12,.groundwire.retrieval.v1.CheckSourcesRequest\x1a-.groundwire.retrieval.v1.CheckSourcesResponse\" \x90\x02\x01\xaa\x9f\x19\x19\n\tdocuments\x12\x08retrieve\x18\x02 \x01\x12~\n\nListStores\x12*.groundwire.retrieval.v1.ListStoresRequest\x1a+.groundwire.retrieval.v1.ListStoresResponse\"\x17\x90\x02\x01\xaa\x9f\x19\x10\n\x06stores\x12\x04read\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/groundwire/retrieval/v1/retrieval_service.proto\x12\x17groundwire.retrieval.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgroundwire/common/v1/core.proto\x1a!groundwire/common/v1/filter.proto\x1a!groundwire/policy/v1/policy.proto\"\xed\x01\n\x0fRetrieveRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12,\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1c.groundwire.common.v1.Filter\x12\x13\n\x0b\x63ollections\x18\x03 \x03(\t\x12\r\n\x05top_k\x18\x04 \x01(\x05\x12\x34\n\x04mode\x18\x05 \x01(\x0e\x32&.groundwire.retrieval.v1.RetrievalMode\x12\x33\n\x06rerank\x18\x06 \x01(\x0e\x32#.groundwire.retrieval.v1.RerankMode\x12\x0e\n\x06stores\x18\x07 \x03(\t\"\xfa\x01\n\x10RetrieveResponse\x12\x37\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\'.groundwire.retrieval.v1.RetrievedChunk\x12\x30\n\x08\x63overage\x18\x02 \x01(\x0b\x32\x1e.groundwire.common.v1.Coverage\x12\x36\n\x07timings\x18\x03 \x01(\x0b\x32%.groundwire.retrieval.v1.StageTimings\x12/\n\x08warnings\x18\x04 \x03(\x0b\x32\x1d.groundwire.common.v1.Warning\x12\x12\n\nquery_hmac\x18\x05 \x01(\x0c\"\x91\x01\n\x0eRetrievedChunk\x12*\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x1b.groundwire.common.v1.Chunk\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x34\n\x06scores\x18\x03 \x01(\x0b\x32$.groundwire.retrieval.v1.StageScores\x12\x0e\n\x06stores\x18\x04 \x03(\t\"\x8b\x01\n\x0bStageScores\x12\x12\n\x05\x64\x65nse\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07lexical\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05\x66used\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x06rerank\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x08\n\x06_denseB\n\n\x08_lexicalB\x08\n\x06_fusedB\t\n\x07_rerank\"\xe2\x01\n\x0cStageTimings\x12(\n\x05\x65mbed\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06search\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05\x63heck\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06rerank\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"K\n\x0fSourceReference\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"P\n\x13\x43heckSourcesRequest\x12\x39\n\x07sources\x18\x01 \x03(\x0b\x32(.groundwire.retrieval.v1.SourceReference\"R\n\x14\x43heckSourcesResponse\x12:\n\x08readable\x18\x01 \x03(\x0b\x32(.groundwire.retrieval.v1.SourceReference\"\x13\n\x11ListStoresRequest\"J\n\x12ListStoresResponse\x12\x34\n\x06stores\x18\x01 \x03(\x0b\x32$.groundwire.retrieval.v1.StoreStatus\"\x99\x01\n\x0bStoreStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\r\n\x05\x64\x65nse\x18\x03 \x01(\x08\x12\x0f\n\x07lexical\x18\x04 \x01(\x08\x12\x0f\n\x07healthy\x18\x05 \x01(\x08\x12\x0f\n\x07\x62reaker\x18\x06 \x01(\t\x12\x13\n\x0b\x63hunk_count\x18\x07 \x01(\x03\x12\x15\n\rerror_message\x18\x08 \x01(\t*\x80\x01\n\rRetrievalMode\x12\x1e\n\x1aRETRIEVAL_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15RETRIEVAL_MODE_HYBRID\x10\x01\x12\x18\n\x14RETRIEVAL_MODE_DENSE\x10\x02\x12\x1a\n\x16RETRIEVAL_MODE_LEXICAL\x10\x03*h\n\nRerankMode\x12\x1b\n\x17RERANK_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10RERANK_MODE_AUTO\x10\x01\x12\x12\n\x0eRERANK_MODE_ON\x10\x02\x12\x13\n\x0fRERANK_MODE_OFF\x10\x03\x32\xa3\x03\n\x10RetrievalService\x12\x7f\n\x08Retrieve\x12(.groundwire.retrieval.v1.RetrieveRequest\x1a).groundwire.retrieval.v1.RetrieveResponse\"\x1e\x90\x02\x01\xaa\x9f\x19\x17\n\tdocuments\x12\x08retrieve\x18\x01\x12\x8d\x01\n\x0c\x43heckSources\x12,.groundwire.retrieval.v1.CheckSourcesRequest\x1a-.groundwire.retrieval.v1.CheckSourcesResponse\" \x90\x02\x01\xaa\x9f\x19\x19\n\tdocuments\x12\x08retrieve\x18\x02 \x01\x12~\n\nListStores\x12*.groundwire.retrieval.v1.ListStoresRequest\x1a+.groundwire.retrieval.v1.ListStoresResponse\"\x17\x90\x02\x01\xaa\x9f\x19\x10\n\x06stores\x12\x04read\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,32 +41,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRIEVALSERVICE'].methods_by_name['CheckSources']._serialized_options = b'\220\002\001\252\237\031\031\n\tdocuments\022\010retrieve\030\002 \001'
   _globals['_RETRIEVALSERVICE'].methods_by_name['ListStores']._loaded_options = None
   _globals['_RETRIEVALSERVICE'].methods_by_name['ListStores']._serialized_options = b'\220\002\001\252\237\031\020\n\006stores\022\004read\030\002'
-  _globals['_RETRIEVALMODE']._serialized_start=1700
-  _globals['_RETRIEVALMODE']._serialized_end=1828
-  _globals['_RERANKMODE']._serialized_start=1830
-  _globals['_RERANKMODE']._serialized_end=1934
+  _globals['_RETRIEVALMODE']._serialized_start=1720
+  _globals['_RETRIEVALMODE']._serialized_end=1848
+  _globals['_RERANKMODE']._serialized_start=1850
+  _globals['_RERANKMODE']._serialized_end=1954
   _globals['_RETRIEVEREQUEST']._serialized_start=212
   _globals['_RETRIEVEREQUEST']._serialized_end=449
   _globals['_RETRIEVERESPONSE']._serialized_start=452
-  _globals['_RETRIEVERESPONSE']._serialized_end=682
-  _globals['_RETRIEVEDCHUNK']._serialized_start=685
-  _globals['_RETRIEVEDCHUNK']._serialized_end=830
-  _globals['_STAGESCORES']._serialized_start=833
-  _globals['_STAGESCORES']._serialized_end=972
-  _globals['_STAGETIMINGS']._serialized_start=975
-  _globals['_STAGETIMINGS']._serialized_end=1201
-  _globals['_SOURCEREFERENCE']._serialized_start=1203
-  _globals['_SOURCEREFERENCE']._serialized_end=1278
-  _globals['_CHECKSOURCESREQUEST']._serialized_start=1280
-  _globals['_CHECKSOURCESREQUEST']._serialized_end=1360
-  _globals['_CHECKSOURCESRESPONSE']._serialized_start=1362
-  _globals['_CHECKSOURCESRESPONSE']._serialized_end=1444
-  _globals['_LISTSTORESREQUEST']._serialized_start=1446
-  _globals['_LISTSTORESREQUEST']._serialized_end=1465
-  _globals['_LISTSTORESRESPONSE']._serialized_start=1467
-  _globals['_LISTSTORESRESPONSE']._serialized_end=1541
-  _globals['_STORESTATUS']._serialized_start=1544
-  _globals['_STORESTATUS']._serialized_end=1697
-  _globals['_RETRIEVALSERVICE']._serialized_start=1937
-  _globals['_RETRIEVALSERVICE']._serialized_end=2356
+  _globals['_RETRIEVERESPONSE']._serialized_end=702
+  _globals['_RETRIEVEDCHUNK']._serialized_start=705
+  _globals['_RETRIEVEDCHUNK']._serialized_end=850
+  _globals['_STAGESCORES']._serialized_start=853
+  _globals['_STAGESCORES']._serialized_end=992
+  _globals['_STAGETIMINGS']._serialized_start=995
+  _globals['_STAGETIMINGS']._serialized_end=1221
+  _globals['_SOURCEREFERENCE']._serialized_start=1223
+  _globals['_SOURCEREFERENCE']._serialized_end=1298
+  _globals['_CHECKSOURCESREQUEST']._serialized_start=1300
+  _globals['_CHECKSOURCESREQUEST']._serialized_end=1380
+  _globals['_CHECKSOURCESRESPONSE']._serialized_start=1382
+  _globals['_CHECKSOURCESRESPONSE']._serialized_end=1464
+  _globals['_LISTSTORESREQUEST']._serialized_start=1466
+  _globals['_LISTSTORESREQUEST']._serialized_end=1485
+  _globals['_LISTSTORESRESPONSE']._serialized_start=1487
+  _globals['_LISTSTORESRESPONSE']._serialized_end=1561
+  _globals['_STORESTATUS']._serialized_start=1564
+  _globals['_STORESTATUS']._serialized_end=1717
+  _globals['_RETRIEVALSERVICE']._serialized_start=1957
+  _globals['_RETRIEVALSERVICE']._serialized_end=2376
 # @@protoc_insertion_point(module_scope)

@@ -140,6 +140,9 @@ class RetrieveResponse(_message.Message):
     COVERAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    QUERY_HMAC_FIELD_NUMBER: _builtins.int
+    query_hmac: _builtins.bytes
+    """HMAC-SHA-256 of the query under the tenant's key, for the audit log; only for services of the mesh."""
     @_builtins.property
     def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetrievedChunk]:
         """The chunks, best first."""
@@ -163,10 +166,11 @@ class RetrieveResponse(_message.Message):
         coverage: _core_pb2.Coverage | None = ...,
         timings: Global___StageTimings | None = ...,
         warnings: _abc.Iterable[_core_pb2.Warning] | None = ...,
+        query_hmac: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "coverage", b"coverage", "timings", b"timings", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "coverage", b"coverage", "query_hmac", b"query_hmac", "timings", b"timings", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,267 @@
+"""Store and forward: payloads are durable here until somebody else has them.
+
+    spool = await Spool.open(files, deliver, max_bytes=…)
+    spool.submit(Kind.PLAIN, b"", payload, then)     # ``then`` is called once the payload is durable, or cannot be
+    spool.start()                                     # hands payloads on, in order, in batches, until ``deliver`` has all
+
+``deliver`` may get a payload twice, after a crash: make payloads recognisable. A payload may *open* something under a
+key, which a later one *closes*: what a crash left open is in :attr:`Spool.left_open` when the spool is opened again.
+
+Each frame says how far delivery had come when it was written, so that a restart repeats little and nothing has to be
+written for that alone. What is delivered is removed from time to time; what is still open is kept by writing it anew,
+behind everything else, as a frame that is not delivered again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from enum import IntEnum
+from functools import partial
+from typing import Self
+
+import structlog
+
+from services.corpus.errors import GroundwireError, Unavailable
+from services.journal.journal import Journal
+from services.journal.ports import Files
+
+Deliver = Callable[[Sequence[bytes]], Awaitable[None]]
+"""Gets payloads in order and returns when they are safe; raises a GroundwireError to be asked again."""
+Then = Callable[[GroundwireError | None], None]
+"""Told once that a payload is durable (None), or why it may not be."""
+
+# Small, because a segment is removed when all of it was delivered.
+_SEGMENT_BYTES = 1024 * 1024
+_COMPACT_BYTES = 4 * _SEGMENT_BYTES
+_BATCH = 1000
+_BATCH_BYTES = 4 * 1024 * 1024
+_IN_MEMORY = 4096
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_REPAIR_INTERVAL = 0.5
+_LAST_TRY = 2.0
+_HEAD = struct.Struct(">BQH")  # kind, everything below this sequence number is delivered, length of the key
+_log = structlog.get_logger(__name__)
+
+
+class Kind(IntEnum):
+    """What a payload means for its key."""
+
+    PLAIN = 1
+    OPENS = 2
+    CLOSES = 3
+    KEPT = 4
+    """Was delivered, and is still open."""
+
+
+class Spool:
+    """See the module. Belongs to the event loop that opened it."""
+
+    def __init__(
+        self, journal: Journal, deliver: Deliver, *, max_bytes: int, delivered: int, opened: dict[bytes, list[bytes]]
+    ) -> None:
+        self._journal = journal
+        self._deliver = deliver
+        self._max_bytes = max_bytes
+        self._delivered = max(delivered, journal.first_sequence)
+        self._opened = opened
+        self._pending = 0
+        self._recent: deque[tuple[int, bytes | None, int]] = deque()  # sequence, payload, size
+        self._due = asyncio.Event()
+        self._due.set()
+        self._draining: asyncio.Task[None] | None = None
+        self._repairing: asyncio.Task[None] | None = None
+        self._undelivered = ""
+        self.left_open = {key: tuple(payloads) for key, payloads in opened.items()}
+        """What the process before this one opened and did not close: its payloads, by key."""
+
+    @classmethod
+    async def open(cls, files: Files, deliver: Deliver, *, max_bytes: int) -> Self:
+        """Read what is there; takes the files over. Unavailable, DataLoss (damage that no crash explains)."""
+        opened: dict[bytes, list[bytes]] = {}
+        delivered = 0
+
+        def replay(_sequence: int, frame: bytes) -> None:
+            nonlocal delivered
+            kind, delivered, key, payload = _read(frame)
+            _note(opened, kind, key, payload)
+
+        journal = await Journal.open(files, replay=replay, segment_bytes=_SEGMENT_BYTES)
+        if journal.trimmed is not None:
+            cut = journal.trimmed
+            _log.warning("a torn tail was cut off", file=cut.file, offset=cut.offset, bytes=cut.size)
+        return cls(journal, deliver, max_bytes=max_bytes, delivered=delivered, opened=opened)
+
+    @property
+    def waiting(self) -> int:
+        """How many frames are durable and not delivered yet."""
+        return self._journal.next_sequence - self._delivered
+
+    @property
+    def fill(self) -> float:
+        """How full the spool is, 0 to 1 (and a little beyond)."""
+        return self._journal.size / self._max_bytes
+
+    @property
+    def failure(self) -> Unavailable | None:
+        """Why nothing can be kept; None while all is well."""
+        if self._journal.failure is not None:
+            return self._journal.failure
+        return Unavailable("the spool is full") if self.fill >= 1 else None
+
+    def start(self) -> None:
+        """Begin to deliver."""
+        self._draining = asyncio.create_task(self._drain())
+
+    def submit(self, kind: Kind, key: bytes, payload: bytes, then: Then) -> None:
+        """Keep ``payload``, behind all that were submitted before. Raises Unavailable when that is hopeless."""
+        failure = self.failure
+        if failure is not None:
+            self._repair()
+            raise Unavailable(failure.message)
+        frame = _HEAD.pack(kind, self._delivered, len(key)) + key + payload
+        done = self._journal.submit([frame])
+        self._pending += 1
+        done.add_done_callback(partial(self._written, kind, key, payload, then))
+
+    async def close(self) -> None:
+        """Try once more to deliver, for a bounded time, and give the files back; what is left is delivered next time."""
+        for task in (self._draining, self._repairing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        with contextlib.suppress(TimeoutError, GroundwireError):
+            async with asyncio.timeout(_LAST_TRY):
+                while batch := await self._next_batch():
+                    await self._hand_on(batch)
+                await self._compact()
+        await self._journal.close()
+
+    def _written(self, kind: Kind, key: bytes, payload: bytes, then: Then, done: asyncio.Future[int]) -> None:
+        self._pending -= 1
+        error = done.exception()
+        if error is not None:
+            self._repair()
+            then(error if isinstance(error, GroundwireError) else Unavailable("the spool cannot be written"))
+            return
+        _note(self._opened, kind, key, payload)
+        sequence = done.result()
+        expected = self._recent[-1][0] + 1 if self._recent else self._delivered
+        # What does not fit, and everything behind it, is read from the disk again when its turn comes.
+        if sequence == expected and len(self._recent) < _IN_MEMORY:
+            self._recent.append((sequence, payload, len(payload)))
+        self._due.set()
+        then(None)
+
+    # --- delivery --------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        pause = _SHORTEST_PAUSE
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            try:
+                while batch := await self._next_batch():
+                    await self._hand_on(batch)
+                    pause = _SHORTEST_PAUSE
+                if self._journal.size > _COMPACT_BYTES:
+                    await self._compact()
+                continue
+            except GroundwireError as error:
+                self._tell(error.message)
+            except Exception:  # noqa: BLE001 - an end of this loop would be an end of the record
+                _log.exception("delivery failed unexpectedly")
+            self._due.set()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _hand_on(self, batch: Sequence[tuple[int, bytes | None, int]]) -> None:
+        payloads = [payload for _, payload, _ in batch if payload is not None]
+        if payloads:
+            await self._deliver(payloads)
+            if self._undelivered:
+                _log.info("the spool is delivered again")
+                self._undelivered = ""
+        self._delivered = batch[-1][0] + 1
+        while self._recent and self._recent[0][0] < self._delivered:
+            self._recent.popleft()
+
+    async def _next_batch(self) -> list[tuple[int, bytes | None, int]]:
+        """What is next, as much as one delivery may take: from memory, or else from the disk."""
+        if self._recent and self._recent[0][0] == self._delivered:
+            return _cut(self._recent)
+        if not self.waiting:
+            return []
+        frames = await self._journal.read_batch(self._delivered, _BATCH)
+        found: list[tuple[int, bytes | None, int]] = []
+        for sequence, frame in frames:
+            kind, _, _, payload = _read(frame)
+            found.append((sequence, None if kind is Kind.KEPT else payload, len(payload)))
+        return _cut(found)
+
+    async def _compact(self) -> None:
+        """Remove what is delivered, once all is; what is still open moves to the end."""
+        if self.waiting or self._pending or self._journal.failure is not None:
+            return
+        kept = [
+            _HEAD.pack(Kind.KEPT, self._delivered, len(key)) + key + payload
+            for key, payloads in self._opened.items()
+            for payload in payloads
+        ]
+        # Submitted in the same step in which nothing was pending: whatever is opened from here on comes behind it.
+        first = self._journal.next_sequence
+        if kept:
+            await self._journal.append(kept)
+            if self._delivered == first:
+                self._delivered = first + len(kept)
+        await self._journal.remove_before(first)
+
+    def _tell(self, why: str) -> None:
+        if self._undelivered != why:
+            self._undelivered = why
+            _log.warning("the spool is not delivered: it keeps what comes", reason=why, waiting=self.waiting)
+
+    # --- repair ----------------------------------------------------------------------------------------------------
+
+    def _repair(self) -> None:
+        if self._journal.failure is not None and (self._repairing is None or self._repairing.done()):
+            _log.error("the spool cannot be written", reason=self._journal.failure.message)
+            self._repairing = asyncio.create_task(self._reopen())
+
+    async def _reopen(self) -> None:
+        while self._journal.failure is not None:
+            await asyncio.sleep(_REPAIR_INTERVAL)
+            try:
+                await self._journal.reopen()
+            except GroundwireError as error:
+                _log.debug("the spool still cannot be written", reason=error.message)
+        _log.warning("the spool is written again, to a new segment")
+
+
+def _read(frame: bytes) -> tuple[Kind, int, bytes, bytes]:
+    kind, delivered, length = _HEAD.unpack_from(frame)
+    begin = _HEAD.size + length
+    return Kind(kind), delivered, frame[_HEAD.size : begin], frame[begin:]
+
+
+def _note(opened: dict[bytes, list[bytes]], kind: Kind, key: bytes, payload: bytes) -> None:
+    if kind is Kind.CLOSES:
+        opened.pop(key, None)
+    elif kind is not Kind.PLAIN:
+        opened.setdefault(key, []).append(payload)
+
+
+def _cut(
+    entries: Sequence[tuple[int, bytes | None, int]] | deque[tuple[int, bytes | None, int]],
+) -> list[tuple[int, bytes | None, int]]:
+    taken: list[tuple[int, bytes | None, int]] = []
+    size = 0
+    for entry in entries:
+        size += entry[2]
+        if taken and (size > _BATCH_BYTES or len(taken) == _BATCH):
+            break
+        taken.append(entry)
+    return taken

@@ -1,0 +1,59 @@
+"""A service's spool, and its way to the audit service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from services.corpus.errors import Unavailable
+from services.journal.files import DirectoryFiles
+from services.journal.spool import Deliver, Spool
+from services.runtime.auditing.recorder import Recorder
+from services.runtime.status import from_rpc_error
+
+_APPEND = "/groundwire.audit.v1.AuditService/AppendEvents"
+# Seconds for one batch; the log is asked again afterwards, with the same ids.
+_PATIENCE = 10.0
+_EVENTS = b"\x0a"  # the tag of AppendEventsRequest.events
+
+
+async def open_recorder(service: str, directory: Path, channel: grpc.aio.Channel, *, max_bytes: int) -> Recorder:
+    """The recorder of ``service``, with its spool in ``directory``; it owns ``channel``, which leads to the audit service.
+
+    Raises Unavailable, FailedPrecondition when another process has the spool, DataLoss.
+    """
+    deliver = delivery(channel)
+    try:
+        files = await asyncio.to_thread(DirectoryFiles.open, directory)
+        spool = await Spool.open(files, deliver, max_bytes=max_bytes)
+    except OSError as error:
+        raise Unavailable(f"the spool of {service} cannot be opened: {error.strerror}") from error
+    recorder = Recorder(service, spool, deliver, close=channel.close)
+    recorder.start()
+    return recorder
+
+
+def delivery(channel: grpc.aio.Channel) -> Deliver:
+    """Hands serialised events on with AppendEvents; they are put into the request as they are."""
+    call: Any = channel.unary_unary(_APPEND)
+
+    async def deliver(events: Sequence[bytes]) -> None:
+        try:
+            await call(b"".join(_field(event) for event in events), timeout=_PATIENCE)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "audit") from error
+
+    return deliver
+
+
+def _field(event: bytes) -> bytes:
+    length, size = bytearray(), len(event)
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    length.append(size)
+    return _EVENTS + length + event
