@@ -1,8 +1,9 @@
 """What the interceptors cost: a unary call through the production chain against a bare grpc.aio echo.
 
 One process on one core serves the same handler several times, each time behind one interceptor more of the chain that
-services/runtime/server.py builds: from none (bare) to all of them, with a real tracer and a real, signed token. A
-client on another core calls one server at a time, in short rounds that alternate between all of them, so that noise
+services/runtime/server.py builds: from none (bare) to all of them, with a real tracer and a real, signed token. The last
+one records every call (AUDIT_ALWAYS) in a spool that is handed on to an audit service in a process of its own. A client
+on another core calls one server at a time, in short rounds that alternate between all of them, so that noise
 of the machine falls on all alike.
 
     python benchmarks/chain.py [--rounds N] [--calls N]
@@ -11,7 +12,8 @@ The last line on stdout is one JSON object:
 
     ratio_full_chain    throughput through the whole chain, divided by the bare echo's (median over the rounds). Throughput
                         is calls per second of the server's core: calls divided by the processor time of its process
-    ratio_wall          the same by wall clock, client included
+    ratio_with_audit    the same through the chain that records every call, handing the events on included
+    ratio_wall, ratio_wall_with_audit       both by wall clock, client included
     rows                for each layer: the microseconds per call that it adds, and the ratio up to and with it
     us_per_call_bare    processor time of a bare call in the server; the least of the rounds, as in all such figures
     callers, calls      concurrent callers; calls per server and round
@@ -28,7 +30,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,13 +46,16 @@ from interceptors._shapes import Around, Context
 from interceptors.authentication import Authentication
 from interceptors.chain import Position, build
 from services.runtime import development
+from services.runtime.auditing.delivery import open_recorder
 from services.runtime.authentication import TokenAuthentication
+from services.runtime.channels import open_channel
 from services.runtime.server import MIB, Server, Service, refuse_unknown, server_options
 from services.runtime.settings import Settings
 from services.runtime.telemetry import sdk_tracer
 from services.security.tokens import TokenVerifier
 
 CALLERS = 64
+AUDITED = "audit, every call on record"
 UNCACHED = "authentication, token not cached"
 
 
@@ -76,11 +82,15 @@ async def serve(data_dir: Path) -> None:
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(Nowhere()))
     authentication = await TokenAuthentication.start(settings)
+    recorder = await open_recorder(
+        "query", settings.spool_path("query"), open_channel(settings.address("audit")), max_bytes=256 * MIB
+    )
     service = Service(
-        "query", [pb.DESCRIPTOR.services_by_name["QueryService"]], _register, _nothing, authentication.close
+        "query", [pb.DESCRIPTOR.services_by_name["QueryService"]], _register, _nothing, authentication.close, recorder
     )
     production = Server(service, settings, authentication.identify, sdk_tracer(provider, "benchmark"))
-    layers = production.layers("127.0.0.1:0")
+    everything = production.layers("127.0.0.1:0")
+    layers = [found for found in everything if found[0] not in (Position.AUDIT, Position.ANNOUNCEMENT)]
     named: dict[str, list[tuple[Position, Around]]] = {"bare": [], "(the chain itself)": []}
     for n, (position, _) in enumerate(layers, start=1):
         named[position.name.lower()] = layers[:n]
@@ -88,6 +98,7 @@ async def serve(data_dir: Path) -> None:
         (position, _uncached(authentication) if position is Position.AUTHENTICATION else layer)
         for position, layer in layers
     ]
+    named[AUDITED] = everything
     servers, ports = [], {}
     for name, some in named.items():
         interceptors = [] if name == "bare" else [build(some, refuse_unknown)]
@@ -100,6 +111,7 @@ async def serve(data_dir: Path) -> None:
     await asyncio.to_thread(sys.stdin.read)
     for server in servers:
         await server.stop(None)
+    await recorder.close()
     await authentication.close()
 
 
@@ -182,7 +194,7 @@ def report(measured: dict[str, Measured], calls: int) -> dict[str, Any]:
 
     # The least of the rounds: whatever else the machine does can only add to it.
     cost = {name: min(found.cpu) * 1e6 for name, found in measured.items()}
-    layers = [name for name in measured if name not in ("bare", UNCACHED)]
+    layers = [name for name in measured if name not in ("bare", UNCACHED, AUDITED)]
     rows, before = [], "bare"
     for name in layers:
         rows.append(
@@ -194,23 +206,46 @@ def report(measured: dict[str, Measured], calls: int) -> dict[str, Any]:
         )
         before = name
     full = layers[-1]
-    rows.append(
+    rows += [
         {
-            "layer": f"({UNCACHED})",
-            "us_per_call": round(cost[UNCACHED] - cost[full], 1),
-            "ratio_vs_bare": round(statistics.median(ratios(UNCACHED, "cpu")), 3),
+            "layer": name if name == AUDITED else f"({name})",
+            "us_per_call": round(cost[name] - cost[full], 1),
+            "ratio_vs_bare": round(statistics.median(ratios(name, "cpu")), 3),
         }
-    )
+        for name in (AUDITED, UNCACHED)
+    ]
     return {
         "ratio_full_chain": round(statistics.median(ratios(full, "cpu")), 3),
         "ratio_full_chain_min_max": [round(min(ratios(full, "cpu")), 3), round(max(ratios(full, "cpu")), 3)],
+        "ratio_with_audit": round(statistics.median(ratios(AUDITED, "cpu")), 3),
+        "ratio_with_audit_min_max": [round(min(ratios(AUDITED, "cpu")), 3), round(max(ratios(AUDITED, "cpu")), 3)],
         "ratio_wall": round(statistics.median(ratios(full, "wall")), 3),
+        "ratio_wall_with_audit": round(statistics.median(ratios(AUDITED, "wall")), 3),
         "us_per_call_bare": round(cost["bare"], 1),
         "us_per_call_full": round(cost[full], 1),
+        "us_per_call_with_audit": round(cost[AUDITED], 1),
         "rows": rows,
         "callers": CALLERS,
         "calls": calls,
     }
+
+
+@contextmanager
+def audit_service(data_dir: Path, cores: Sequence[int]) -> Iterator[None]:
+    """A real one, away from the core that is measured."""
+    environment = {
+        **os.environ,
+        "GROUNDWIRE_DATA_DIR": str(data_dir),
+        "GROUNDWIRE_AUDIT__WITNESS": "false",
+        "GROUNDWIRE_AUTHENTICATION__REQUIRED": "false",
+    }
+    command = [str(Path(sys.executable).with_name("groundwire")), "serve", "audit"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        os.sched_setaffinity(process.pid, cores)
+        try:
+            yield
+        finally:
+            process.terminate()
 
 
 def main() -> None:
@@ -226,8 +261,13 @@ def main() -> None:
         asyncio.run(serve(options.serve))
         return
     with tempfile.TemporaryDirectory(prefix="groundwire-bench-") as folder:
-        command = [sys.executable, str(Path(__file__).resolve()), "--serve", str(Path(folder) / "data")]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        data = Path(folder) / "data"
+        command = [sys.executable, str(Path(__file__).resolve()), "--serve", str(data)]
+        os.environ["GROUNDWIRE_ADDRESSES__AUDIT"] = f"unix:{Path(folder) / 'audit.sock'}"
+        with (
+            audit_service(data, cores[-1:]),
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server,
+        ):
             if len(cores) > 1:
                 os.sched_setaffinity(0, cores[1:])
             line = (server.stdout or sys.stdin).readline()

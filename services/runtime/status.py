@@ -82,7 +82,6 @@ def to_status(error: Exception, call: Call) -> grpc.Status:
             "INTERNAL",
         )
         metadata = {"request_id": call.request_id}
-    call.facts["reason"] = reason
     details: list[AnyMessage] = [_pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))]
     if isinstance(error, InvalidRequest):
         details.append(_pack(_bad_request(error.violations)))

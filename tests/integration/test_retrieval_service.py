@@ -12,6 +12,7 @@ from groundwire.retrieval.v1 import retrieval_service_pb2 as pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as pb_grpc
 from services.embedding.memory import OverlapCrossEncoder
 from services.retrieval.servicer import RetrievalServicer
+from tests.support.recording import digest
 from tests.support.retrieval_world import BOB, StoreProxy, World
 
 
@@ -22,7 +23,7 @@ async def stub(tmp_path: Path) -> AsyncIterator[pb_grpc.RetrievalServiceAsyncStu
     await world.add("secret", "Train robberies are secret.", readers=["user:carol"])
     retriever = world.retriever(cross_encoder=OverlapCrossEncoder())
     server = grpc.aio.server()
-    servicer = RetrievalServicer(retriever, caller_of=lambda: BOB)
+    servicer = RetrievalServicer(retriever, caller_of=lambda: BOB, digest=digest)
     pb_grpc.add_RetrievalServiceServicer_to_server(servicer, server)
     server.add_insecure_port(f"unix:{tmp_path / 'retrieval.sock'}")
     await server.start()

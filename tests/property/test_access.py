@@ -73,6 +73,7 @@ from tests.support.access_world import (
     World,
 )
 from tests.support.loopback import Loopback
+from tests.support.recording import digest
 from tests.support.vector_index import DictVectorIndex
 
 CASES = 20_000
@@ -142,7 +143,7 @@ class Services:
         )
         endpoints = [RecordingEndpoint(name, chaos, self.prompted) for name in ("first", "second")]
         generator = Generator(endpoints, clock=lambda: 0.0)
-        self.retrieval = RetrievalServicer(retriever, caller_of=lambda: self.caller)
+        self.retrieval = RetrievalServicer(retriever, caller_of=lambda: self.caller, digest=digest)
         channel = Loopback(self.retrieval, GenerationServicer(generator), sent=self.sent)
         answerer = Answerer(
             RetrievalOverGrpc(channel, lambda error: Unavailable(str(error))),  # type: ignore[arg-type] # stands in for one

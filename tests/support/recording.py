@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping, Sequence
 
 from groundwire.audit.v1 import audit_service_pb2 as pb
@@ -61,3 +62,8 @@ def memory_recorder(service: str = "echo", keeper: MemoryKeeper | None = None) -
     """For a running event loop."""
     keeper = keeper or MemoryKeeper()
     return Recorder(service, keeper), keeper
+
+
+async def digest(tenant: str, query: str) -> bytes:
+    """What the audit log keeps of a query."""
+    return hmac.digest(tenant.encode(), query.encode(), "sha256")

@@ -63,7 +63,7 @@ async def test_list(serving: Serving) -> None:
     }
 
 
-def test_nothing_serves_before_the_start(tmp_path: Path) -> None:
+async def test_nothing_serves_before_the_start(tmp_path: Path) -> None:
     server = Serving(tmp_path).make()
     assert server.board.statuses() == dict.fromkeys(("", READINESS, ECHO), ServingStatus.NOT_SERVING)
 

@@ -17,6 +17,7 @@ from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.policy.v1 import policy_pb2
 from interceptors import current
 from interceptors._shapes import Call
+from services.corpus.errors import GroundwireError
 from services.corpus.principal import Caller
 from services.journal.spool import Kind
 from services.security.mesh_tokens import MESH_TENANT
@@ -38,19 +39,42 @@ class Policy:
     version: str
 
 
-class CallRecord:
-    """What one call will leave behind. Those who serve it fill in what they know, all of it optional.
+class Notes:
+    """What those who serve a call know of it, all of it optional.
 
-    ``withheld`` are ids of documents that were found but not shown.
+    ``resource`` is what the call is about, ``changes`` what it has changed; ``withheld`` are ids of documents that
+    were found and not shown.
     """
 
     __slots__ = (
-        *("_announced", "_key", "_pending", "_policy", "_recorder", "_start", "_tenant", "abandoned", "answer_sha256"),
-        *("call", "changes", "chunk_ids", "document_ids", "model_endpoint", "query_hmac", "resource", "withheld"),
+        *("answer_sha256", "changes", "chunk_ids", "document_ids"),
+        *("model_endpoint", "query_hmac", "resource", "withheld"),
     )
+
+    def __init__(self) -> None:
+        self.resource = ""
+        self.query_hmac = b""
+        self.answer_sha256 = b""
+        self.model_endpoint = ""
+        self.document_ids: Sequence[str] = ()
+        self.chunk_ids: Sequence[str] = ()
+        self.withheld: Sequence[str] = ()
+        self.changes: Sequence[str] = ()
+
+    def changed(self, resource: str, document_ids: Sequence[str] = ()) -> None:
+        """Note that ``resource`` was changed."""
+        self.changes = [*self.changes, resource]
+        self.document_ids = [*self.document_ids, *document_ids]
+
+
+class CallRecord(Notes):
+    """What one call leaves behind: its notes, and events that say how it began and ended."""
+
+    __slots__ = ("_announced", "_key", "_pending", "_policy", "_recorder", "_start", "_tenant", "abandoned", "call")
 
     def __init__(self, recorder: Recorder, call: Call | None, policy: Policy, tenant: str = "") -> None:
         """``tenant`` is for work that no call waits for: then the service itself is who does it."""
+        super().__init__()
         self._recorder = recorder
         self.call = call
         self._policy = policy
@@ -60,14 +84,6 @@ class CallRecord:
         self._announced = 0
         self._pending: set[asyncio.Future[Any]] | None = None
         self.abandoned = False
-        self.resource = ""
-        self.query_hmac = b""
-        self.answer_sha256 = b""
-        self.model_endpoint = ""
-        self.document_ids: Sequence[str] = ()
-        self.chunk_ids: Sequence[str] = ()
-        self.withheld: Sequence[str] = ()
-        self.changes: list[str] | None = None
 
     async def begin(self, resource: str = "", document_ids: Sequence[str] = ()) -> None:
         """Make it durable that ``resource`` is about to be changed, or that a stream is about to be sent.
@@ -80,14 +96,6 @@ class CallRecord:
         event.resource = resource or self.resource
         event.document_ids[:] = document_ids[:MAX_IDS]
         await self._recorder.keep(Kind.OPENS, self._key, event)
-
-    def changed(self, resource: str, document_ids: Sequence[str] = ()) -> None:
-        """Note that ``resource`` was changed."""
-        if self.changes is None:
-            self.changes = []
-        self.changes.append(resource)
-        if document_ids:
-            self.document_ids = [*self.document_ids, *document_ids]
 
     def wait_for(self, work: asyncio.Future[Any]) -> None:
         """Do not end before ``work`` has: it will say what was changed."""
@@ -129,7 +137,7 @@ class CallRecord:
         )
         if call is not None:
             attribute(event, call)
-            event.reason = call.facts.get("reason") or policy.permission
+            event.reason = _reason(call.facts.get("error")) or policy.permission
         else:
             event.request_id = current.request_id.get()
             event.tenant = self._tenant
@@ -158,20 +166,10 @@ class CallRecord:
             event.changes.extend(_unique(self.changes))
 
 
-def current_record() -> CallRecord:
-    """The record of the call that is being served; where there is none, one that nobody will read."""
+def current_record() -> Notes:
+    """Where to note what is known of the call that is being served; nobody reads it where there is none."""
     record = current.record.get()
-    return record if isinstance(record, CallRecord) else _Unread()
-
-
-class _Unread(CallRecord):
-    """Takes notes and leaves nothing."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:  # what the other one needs is not there
-        self.changes = None
-        self.document_ids = ()
+    return record if isinstance(record, CallRecord) else Notes()
 
 
 def _unique(ids: Sequence[str]) -> list[str]:
@@ -197,6 +195,12 @@ def attribute(event: pb.AuditEvent, call: Call | None) -> None:
         event.tenant = caller.tenant
         event.acting_service = caller.acting_service
         event.principal = _principal(caller)
+
+
+def _reason(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    return error.reason if isinstance(error, GroundwireError) else GroundwireError.reason
 
 
 def _principal(caller: Caller) -> str:
