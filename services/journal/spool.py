@@ -1,8 +1,11 @@
 """Store and forward: payloads are durable here until somebody else has them.
 
     spool = await Spool.open(files, deliver, max_bytes=…)
-    spool.submit(Kind.PLAIN, b"", payload, then)     # ``then`` is called once the payload is durable, or cannot be
+    spool.submit(Kind.PLAIN, b"", payload, then)     # ``then`` is told when the payload is durable, or cannot be
     spool.start()                                     # hands payloads on, in order, in batches, until ``deliver`` has all
+
+Writing costs the same for one payload as for twenty. One that comes alone is written at once; while others are under
+way, it waits a few milliseconds for as many as came together lately, as databases do with commits.
 
 ``deliver`` may get a payload twice, after a crash: make payloads recognisable. A payload may *open* something under a
 key, which a later one *closes*: what a crash left open is in :attr:`Spool.left_open` when the spool is opened again.
@@ -21,7 +24,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 from functools import partial
-from typing import Self
+from typing import NamedTuple, Self
 
 import structlog
 
@@ -32,7 +35,7 @@ from services.journal.ports import Files
 Deliver = Callable[[Sequence[bytes]], Awaitable[None]]
 """Gets payloads in order and returns when they are safe; raises a GroundwireError to be asked again."""
 Then = Callable[[GroundwireError | None], None]
-"""Told once that a payload is durable (None), or why it may not be."""
+"""Told that a payload is durable (None), or why it may not be: that the disk takes too long may be followed by None."""
 
 # Small, because a segment is removed when all of it was delivered.
 _SEGMENT_BYTES = 1024 * 1024
@@ -41,6 +44,12 @@ _BATCH = 1000
 _BATCH_BYTES = 4 * 1024 * 1024
 _IN_MEMORY = 4096
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+# Seconds that a payload waits for others, and that payloads are gathered before they are handed on.
+_GATHERING = 0.005
+_FORGETTING = 0.9
+_LINGER = 0.02
+# Seconds after which whoever waits is told that the disk does not answer.
+_DISK_PATIENCE = 0.4
 _REPAIR_INTERVAL = 0.5
 _LAST_TRY = 2.0
 _HEAD = struct.Struct(">BQH")  # kind, everything below this sequence number is delivered, length of the key
@@ -57,6 +66,13 @@ class Kind(IntEnum):
     """Was delivered, and is still open."""
 
 
+class _Entry(NamedTuple):
+    kind: Kind
+    key: bytes
+    payload: bytes
+    then: Then
+
+
 class Spool:
     """See the module. Belongs to the event loop that opened it."""
 
@@ -68,7 +84,11 @@ class Spool:
         self._max_bytes = max_bytes
         self._delivered = max(delivered, journal.first_sequence)
         self._opened = opened
+        self._loop = asyncio.get_running_loop()
+        self._gathered: list[_Entry] = []
+        self._flushing: asyncio.TimerHandle | None = None
         self._pending = 0
+        self._company = 1.0  # how many were under way together lately
         self._recent: deque[tuple[int, bytes | None, int]] = deque()  # sequence, payload, size
         self._due = asyncio.Event()
         self._due.set()
@@ -122,10 +142,16 @@ class Spool:
         if failure is not None:
             self._repair()
             raise Unavailable(failure.message)
-        frame = _HEAD.pack(kind, self._delivered, len(key)) + key + payload
-        done = self._journal.submit([frame])
+        self._gathered.append(_Entry(kind, key, payload, then))
         self._pending += 1
-        done.add_done_callback(partial(self._written, kind, key, payload, then))
+        self._company = max(self._company, self._pending)
+        if self._flushing is None:
+            # At the soonest at the end of this turn of the loop.
+            pause = _GATHERING if self._pending > 1 else 0
+            self._flushing = self._loop.call_later(pause, self._flush)
+        elif len(self._gathered) >= self._company:
+            self._flushing.cancel()
+            self._flush()
 
     async def close(self) -> None:
         """Try once more to deliver, for a bounded time, and give the files back; what is left is delivered next time."""
@@ -133,6 +159,9 @@ class Spool:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flush()
         with contextlib.suppress(TimeoutError, GroundwireError):
             async with asyncio.timeout(_LAST_TRY):
                 while batch := await self._next_batch():
@@ -140,21 +169,47 @@ class Spool:
                 await self._compact()
         await self._journal.close()
 
-    def _written(self, kind: Kind, key: bytes, payload: bytes, then: Then, done: asyncio.Future[int]) -> None:
-        self._pending -= 1
+    def _flush(self) -> None:
+        group, self._gathered = self._gathered, []
+        self._flushing = None
+        self._company *= _FORGETTING
+        delivered = self._delivered
+        frames = [_HEAD.pack(kind, delivered, len(key)) + key + payload for kind, key, payload, _ in group]
+        try:
+            done = self._journal.submit(frames)
+        except GroundwireError as error:
+            self._fail(group, error)
+            return
+        timer = self._loop.call_later(_DISK_PATIENCE, _tell_late, group)
+        done.add_done_callback(partial(self._written, group, timer))
+
+    def _written(self, group: Sequence[_Entry], timer: asyncio.TimerHandle, done: asyncio.Future[int]) -> None:
+        timer.cancel()
         error = done.exception()
         if error is not None:
-            self._repair()
-            then(error if isinstance(error, GroundwireError) else Unavailable("the spool cannot be written"))
+            self._fail(
+                group, error if isinstance(error, GroundwireError) else Unavailable("the spool cannot be written")
+            )
             return
-        _note(self._opened, kind, key, payload)
-        sequence = done.result()
-        expected = self._recent[-1][0] + 1 if self._recent else self._delivered
+        self._pending -= len(group)
+        recent, sequence = self._recent, done.result()
+        expected = recent[-1][0] + 1 if recent else self._delivered
         # What does not fit, and everything behind it, is read from the disk again when its turn comes.
-        if sequence == expected and len(self._recent) < _IN_MEMORY:
-            self._recent.append((sequence, payload, len(payload)))
+        in_memory = sequence == expected and len(recent) < _IN_MEMORY
+        for kind, key, payload, then in group:
+            if kind is not Kind.PLAIN:
+                _note(self._opened, kind, key, payload)
+            if in_memory:
+                recent.append((sequence, payload, len(payload)))
+                sequence += 1
+            then(None)
         self._due.set()
-        then(None)
+
+    def _fail(self, group: Sequence[_Entry], error: GroundwireError) -> None:
+        self._pending -= len(group)
+        self._repair()
+        for entry in group:
+            entry.then(error)
 
     # --- delivery --------------------------------------------------------------------------------------------------
 
@@ -162,11 +217,14 @@ class Spool:
         pause = _SHORTEST_PAUSE
         while True:
             await self._due.wait()
+            await asyncio.sleep(_LINGER)
             self._due.clear()
             try:
                 while batch := await self._next_batch():
                     await self._hand_on(batch)
                     pause = _SHORTEST_PAUSE
+                    if len(batch) < _BATCH:
+                        await asyncio.sleep(_LINGER)
                 if self._journal.size > _COMPACT_BYTES:
                     await self._compact()
                 continue
@@ -239,6 +297,11 @@ class Spool:
             except GroundwireError as error:
                 _log.debug("the spool still cannot be written", reason=error.message)
         _log.warning("the spool is written again, to a new segment")
+
+
+def _tell_late(group: Sequence[_Entry]) -> None:
+    for entry in group:
+        entry.then(Unavailable("the disk does not answer"))
 
 
 def _read(frame: bytes) -> tuple[Kind, int, bytes, bytes]:

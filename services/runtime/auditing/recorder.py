@@ -20,10 +20,10 @@ from services.corpus.errors import GroundwireError, Unavailable
 from services.journal.spool import Deliver, Kind, Then
 from services.runtime.auditing.record import CallRecord, Policy
 
-# Seconds for the spool, and then for the audit service: a caller is told within a second that there is no record.
-_SPOOL_PATIENCE = 0.4
+# Seconds for the audit service, after the same for the spool: a caller is told within a second that there is no record.
 _DETOUR_PATIENCE = 0.4
 _RETRY_AFTER = 1.0
+_CLOSING = 1.0
 _RECOVERY_INTERVAL = 0.5
 _MOST_OWED = 10_000
 # What callers whom nobody knows may fill of a spool: it must not be them who make it refuse everybody.
@@ -148,7 +148,7 @@ class Recorder:
     async def close(self) -> None:
         """Stop; events that are durable here and not handed on are when the service runs again."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.settled(), _SPOOL_PATIENCE + _DETOUR_PATIENCE)
+            await asyncio.wait_for(self.settled(), _CLOSING)
         if self._recovering is not None:
             self._recovering.cancel()
             await asyncio.wait([self._recovering])
@@ -223,16 +223,13 @@ class Recorder:
                 kept.set_result(None) if error is None else kept.set_exception(error)
 
         self._submit(kind, key, data, then)
-        try:
-            await asyncio.wait_for(kept, _SPOOL_PATIENCE)
-        except TimeoutError as error:
-            raise Unavailable("the disk does not answer") from error
+        await kept
 
 
 class _Keeping:
     """One event on its way to being durable: in the spool, or else, or when that takes too long, at the audit service."""
 
-    __slots__ = ("_data", "_event", "_finished", "_key", "_kind", "_recorder", "_timer", "done")
+    __slots__ = ("_data", "_detouring", "_event", "_finished", "_key", "_kind", "_recorder", "done")
 
     def __init__(self, recorder: Recorder, kind: Kind, key: str, event: pb.AuditEvent) -> None:
         self._recorder = recorder
@@ -240,33 +237,25 @@ class _Keeping:
         self._key = key
         self._event = event
         self._data = event.SerializeToString()
-        self._timer: asyncio.TimerHandle | None = None
+        self._detouring = False
         self._finished = False
         self.done: asyncio.Future[None] = recorder.loop.create_future()
 
     def begin(self) -> None:
         recorder = self._recorder
-        if not recorder._has_room(self._event):  # noqa: SLF001
+        if not recorder._has_room(self._event):  # noqa: SLF001 - one mechanism in two classes
             self._finish(None)
             return
         try:
             recorder._submit(self._kind, self._key, self._data, self._kept)  # noqa: SLF001
-        except GroundwireError:
-            self._detour()
-            return
-        self._timer = recorder.loop.call_later(_SPOOL_PATIENCE, self._detour)
+        except GroundwireError as error:
+            self._kept(error)
 
     def _kept(self, error: GroundwireError | None) -> None:
         if error is None:
             self._finish(None)
-        elif self._timer is not None:  # else the other way is being tried already
-            self._detour()
-
-    def _detour(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if not self._finished:
+        elif not self._detouring and not self._finished:
+            self._detouring = True
             self._recorder.spawn(self._send())
 
     async def _send(self) -> None:
@@ -287,8 +276,6 @@ class _Keeping:
         if self._finished:
             return
         self._finished = True
-        if self._timer is not None:
-            self._timer.cancel()
         done = self.done
         if not done.done():  # else whoever waited for it has left
             if error is None:
