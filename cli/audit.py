@@ -17,7 +17,7 @@ from cli.audit_verify import show_report
 from cli.client import connect
 from cli.errors import CliError, ExitCode, usage
 from cli.output import Format, Screen
-from cli.text import one_line
+from cli.text import one_line, plural
 from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.audit.v1 import audit_service_pb2_grpc as rpc
 from services.audit.merkle import verify_inclusion
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _TIMEOUT = 30.0
 _VERIFY_TIMEOUT = 3600.0
 _PAGE = 1000
-_COLUMNS = ("Index", "Time", "Who", "Method", "Decision", "Code", "Resource")
+_COLUMNS = ("Index", "Time", "Who", "Method", "Decision", "Outcome", "What")
+_STAGES = {pb.STAGE_BEGUN: "begun", pb.STAGE_INTERRUPTED: "interrupted"}
 
 
 @dataclass(frozen=True)
@@ -179,11 +180,21 @@ def _as_json(logged: pb.LoggedEvent) -> dict[str, Any]:
 
 def _cells(logged: pb.LoggedEvent) -> list[str]:
     event = logged.event
-    code = next((code.name for code in grpc.StatusCode if code.value[0] == event.code), str(event.code))
+    ended = _STAGES.get(event.stage)
+    code = ended or next((code.name for code in grpc.StatusCode if code.value[0] == event.code), str(event.code))
     decision = pb.Decision.Name(event.decision).removeprefix("DECISION_").lower()
     when = event.time.ToDatetime(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     method = event.method.rpartition(".")[2] or event.method
-    return [str(logged.index), when, *(one_line(x) for x in (event.principal, method, decision, code, event.resource))]
+    return [str(logged.index), when, *(one_line(x) for x in (event.principal, method, decision, code, _what(event)))]
+
+
+def _what(event: pb.AuditEvent) -> str:
+    """What was changed, or else what the call was about and how many documents it was shown."""
+    if event.changes:
+        more = len(event.changes) - 1
+        return event.changes[0] + (f" and {more} more" if more else "")
+    shown = len(event.document_ids) if event.stage == pb.STAGE_ENDED else 0
+    return " ".join(part for part in (event.resource, f"({plural(shown, 'document')})" if shown > 1 else "") if part)
 
 
 def _moment(text: str, option: str) -> datetime:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.errors import CliError, ExitCode, usage
+from cli.on_record import on_record
 from cli.output import Format, Screen
 from cli.text import clean, plural
 from services.catalog.sql import SqlCatalog
@@ -79,7 +80,7 @@ def print_key() -> None:
 def generate(screen: Screen, settings: Settings, file: Path | None) -> None:
     """A new master key in ``file``, or in the one that the settings name."""
     path = (file or _file_of(settings)).absolute()
-    with explained():
+    with on_record(settings, "keys generate", f"master-keys/{path.name}"), explained():
         made = FileMasterKey.create(path)
     screen.text(f"{path}: master key {made.key_id}")
     screen.text(f'encryption.master_key = "file:{path}"')
@@ -188,7 +189,8 @@ async def shred(screen: Screen, settings: Settings, tenant: str, *, confirmed: s
         if record.shred_time is None:
             screen.note(await _what_is_lost(settings, tenant), style="bold yellow")
             _confirm(screen, tenant, confirmed)
-        receipt = await asyncio.to_thread(keyring.shred, tenant)
+        with on_record(settings, "keys shred", f"tenants/{tenant}/keys", tenant=tenant):
+            receipt = await asyncio.to_thread(keyring.shred, tenant)
     masters = sorted(receipt.master_key_ids)
     if screen.format is Format.JSON:
         screen.json(

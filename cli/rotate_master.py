@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cli.errors import CliError, usage
 from cli.keys import existing_key_store, explained, key_ids
+from cli.on_record import on_record
 from cli.output import Format, Screen
 from cli.progress import progress
 from cli.text import clean, plural
@@ -40,12 +41,13 @@ def rotate(screen: Screen, settings: Settings, *, to: str | None, retire: bool) 
     with existing_key_store(settings) as store, explained():
         master = open_master_key(source, settings.keys_dir)
         keyring = Keyring(master, store)
-        if to is not None:
-            _move(screen, settings, keyring, store, to)
-        elif retire:
-            _retire(screen, keyring, store, master)
-        else:
-            _renew(screen, source, keyring, store, master)
+        with on_record(settings, "keys rotate --master", "master-keys"):
+            if to is not None:
+                _move(screen, settings, keyring, store, to)
+            elif retire:
+                _retire(screen, keyring, store, master)
+            else:
+                _renew(screen, source, keyring, store, master)
 
 
 def _renew(screen: Screen, source: str, keyring: Keyring, store: KeyStore, master: MasterKey) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from cli.errors import CliError, ExitCode
 from cli.keys import existing_key_store, explained, no_such_tenant
+from cli.on_record import on_record
 from cli.options import Globals
 from cli.output import Format, Screen
 from cli.progress import Progress, progress
@@ -63,7 +64,8 @@ async def rotate(screen: Screen, options: Globals, settings: Settings, *, tenant
                 places.append(StoreChunks(store, name))
             work = _Work(screen, keys, places, stores, retire=retire)
             for name in tenants:
-                await work.do(name, await catalog.tenant_size(name))
+                with on_record(settings, "keys rotate", f"tenants/{name}/keys", tenant=name):
+                    await work.do(name, await catalog.tenant_size(name))
     return work.finish()
 
 

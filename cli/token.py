@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from cli.errors import CliError, ExitCode, usage
+from cli.on_record import on_record
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unauthenticated
 from services.runtime import development
 from services.runtime.authentication import token_claims
@@ -61,22 +62,26 @@ def revoke(
         if issuer is None or not is_token_id(token_id):
             raise usage("--token-id JTI needs --issuer NAME: ids are unique with their issuer alone")
         revocation: Revocation = TokenRevoked.at(now, issuer, token_id)
+        whose, tenant = f"tokens/{token_id}", ""
         said = f"token {token_id} of {issuer}"
     elif subject is not None and token_id is None:
         tenant = tenant or settings.development.tenant
         if not is_subject(subject) or not is_tenant(tenant):
             raise usage("--subject and --tenant must be names as they stand in tokens")
         revocation = SubjectRevoked.at(now, tenant, subject)
+        whose = f"tenants/{tenant}/users/{subject}/tokens"
         said = f"every token of {subject} ({tenant}) that was issued up to now; new ones count in half a minute"
     elif token_id is None and sys.stdin is not None and not sys.stdin.isatty():
         revocation, said = _of_token(settings, sys.stdin.read().strip())
+        whose, tenant = f"tokens/{revocation.token_id}", ""
     else:
         raise usage("say what to revoke: --subject NAME, --token-id JTI --issuer NAME, or a token on stdin")
-    asyncio.run(_keep(settings, revocation, now))
+    with on_record(settings, "revoke", whose, tenant=tenant):
+        asyncio.run(_keep(settings, revocation, now))
     return f"revoked: {said}"
 
 
-def _of_token(settings: Settings, token: str) -> tuple[Revocation, str]:
+def _of_token(settings: Settings, token: str) -> tuple[TokenRevoked, str]:
     try:
         claims = asyncio.run(token_claims(settings, token))
     except Unauthenticated:

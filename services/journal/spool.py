@@ -56,6 +56,10 @@ _HEAD = struct.Struct(">BQH")  # kind, everything below this sequence number is 
 _log = structlog.get_logger(__name__)
 
 
+COMMAND_PREFIX = "command-"
+"""How the names of the spools begin that belong to one command each."""
+
+
 class Kind(IntEnum):
     """What a payload means for its key."""
 
@@ -136,6 +140,11 @@ class Spool:
         """Begin to deliver."""
         self._draining = asyncio.create_task(self._drain())
 
+    async def deliver_all(self) -> None:
+        """Hand on everything that is there, of a spool that was not started; what ``deliver`` raises."""
+        while batch := await self._next_batch():
+            await self._hand_on(batch)
+
     def submit(self, kind: Kind, key: bytes, payload: bytes, then: Then) -> None:
         """Keep ``payload``, behind all that were submitted before. Raises Unavailable when that is hopeless."""
         failure = self.failure
@@ -164,8 +173,7 @@ class Spool:
             self._flush()
         with contextlib.suppress(TimeoutError, GroundwireError):
             async with asyncio.timeout(_LAST_TRY):
-                while batch := await self._next_batch():
-                    await self._hand_on(batch)
+                await self.deliver_all()
                 await self._compact()
         await self._journal.close()
 

@@ -99,9 +99,11 @@ async def test_events_are_kept_listed_proved_and_verified(tmp_path: Path, stub_o
         assert [logged.index for logged in rest.events] == [4, 5, 6, 7]
         only = pb.EventFilter(request_id="request-900")
         assert [e.index for e in (await stub.ListEvents(pb.ListEventsRequest(filter=only))).events] == [900]
-        proof = await stub.GetInclusionProof(pb.GetInclusionProofRequest(index=3))
+        proof = await stub.GetInclusionProof(pb.GetInclusionProofRequest(index=3, tree_size=second.tree_size))
         assert verify_inclusion(proof.leaf_hash, 3, proof.tree_size, list(proof.hashes), second.root_hash)
-        both = await stub.GetConsistencyProof(pb.GetConsistencyProofRequest(first_tree_size=first.tree_size))
+        both = await stub.GetConsistencyProof(
+            pb.GetConsistencyProofRequest(first_tree_size=first.tree_size, second_tree_size=second.tree_size)
+        )
         assert verify_consistency(
             first.tree_size, both.second_tree_size, list(both.hashes), first.root_hash, second.root_hash
         )
@@ -111,7 +113,13 @@ async def test_events_are_kept_listed_proved_and_verified(tmp_path: Path, stub_o
         assert second.time.seconds > 1_700_000_000
         assert second.origin == Verifier.parse((tmp_path / "audit" / PUBLIC).read_text()).name
     async with audit_service(tmp_path, witness=False) as server:
-        assert (await checkpoint_of(stub_of(server), 1006)).root_hash == second.root_hash
+        after = await checkpoint_of(stub_of(server), 1006)
+        both = await stub_of(server).GetConsistencyProof(
+            pb.GetConsistencyProofRequest(first_tree_size=second.tree_size, second_tree_size=after.tree_size)
+        )
+        assert verify_consistency(
+            second.tree_size, after.tree_size, list(both.hashes), second.root_hash, after.root_hash
+        )
     assert (tmp_path / "audit" / "signing-key").stat().st_mode & 0o777 == 0o600
 
 

@@ -93,6 +93,7 @@ class CallRecord(Notes):
         self._announced += 1
         event = self._event(pb.STAGE_BEGUN, 0)
         event.event_id = f"{self._key}.{self._announced}"
+        event.time.CopyFrom(timestamp(time.time_ns()))
         event.resource = resource or self.resource
         event.document_ids[:] = document_ids[:MAX_IDS]
         await self._recorder.keep(Kind.OPENS, self._key, event)

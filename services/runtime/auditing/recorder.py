@@ -90,13 +90,7 @@ class Recorder:
     def start(self) -> None:
         """Close what the process before this one left open, and begin to hand events on."""
         for key, begun in self._keeper.left_open.items():
-            for_whom = pb.AuditEvent.FromString(begun[0])
-            for_whom.event_id = key.decode()
-            for_whom.stage = pb.STAGE_INTERRUPTED
-            for_whom.reason = "SERVICE_ENDED"
-            del for_whom.document_ids[:]
-            del for_whom.changes[:]
-            self.keep(Kind.CLOSES, for_whom.event_id, for_whom)
+            self.keep(Kind.CLOSES, key.decode(), interrupted(key, begun))
         self._keeper.start()
 
     @property
@@ -224,6 +218,16 @@ class Recorder:
 
         self._submit(kind, key, data, then)
         await kept
+
+
+def interrupted(key: bytes, begun: Sequence[bytes]) -> pb.AuditEvent:
+    """The event that closes what ``begun`` (serialised events) opened under ``key``: nobody can say how it ended."""
+    event = pb.AuditEvent.FromString(begun[0])
+    event.event_id = key.decode()
+    event.stage = pb.STAGE_INTERRUPTED
+    event.reason = "SERVICE_ENDED"
+    del event.document_ids[:]
+    return event
 
 
 class _Keeping:

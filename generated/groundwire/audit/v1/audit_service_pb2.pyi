@@ -142,7 +142,7 @@ class AuditEvent(_message.Message):
     """What the event says of the call."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When the call began."""
+        """When the call began; at the stage BEGUN, when that was about to be done."""
 
     @_builtins.property
     def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

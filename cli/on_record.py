@@ -1,0 +1,130 @@
+"""What commands change in the data directory is on record, too: announced before, confirmed after.
+
+A command has a spool of its own beside those of the services. The audit service of the same data directory takes it
+up when the command has ended, or as soon as it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import secrets
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import grpc
+
+from cli.errors import CliError, ExitCode
+from groundwire.audit.v1 import audit_service_pb2 as pb
+from services.corpus.errors import GroundwireError, Unavailable
+from services.journal.files import DirectoryFiles
+from services.journal.spool import COMMAND_PREFIX, Kind, Spool
+from services.runtime.auditing.record import timestamp
+from services.runtime.settings import Settings
+
+_MAX_BYTES = 64 * 1024 * 1024
+_T = TypeVar("_T")
+
+
+@contextmanager
+def on_record(settings: Settings, command: str, resource: str, *, tenant: str = "") -> Iterator[None]:
+    """Announce that ``command`` is about to change ``resource``, and confirm it when the body has ended well.
+
+    CliError, before anything was changed, when that cannot be made durable.
+    """
+    record = _Record(settings, command, resource, tenant)
+    try:
+        record.write(Kind.OPENS, record.event(pb.STAGE_BEGUN))
+    except BaseException:
+        record.close()
+        raise
+    # Only what ends in its usual ways is confirmed: everything else is found open, and said to be interrupted.
+    try:
+        yield
+    except Exception:
+        record.write(Kind.CLOSES, record.event(pb.STAGE_ENDED, code=grpc.StatusCode.UNKNOWN))
+        raise
+    else:
+        record.write(Kind.CLOSES, record.event(pb.STAGE_ENDED, changes=[resource]))
+    finally:
+        record.close()
+
+
+class _Record:
+    def __init__(self, settings: Settings, command: str, resource: str, tenant: str) -> None:
+        self._command = command
+        self._resource = resource
+        self._tenant = tenant
+        self._start = time.time_ns()
+        self._key = secrets.token_hex(16)
+        # The spool's own loop: commands have one of theirs, or none.
+        self._thread = ThreadPoolExecutor(1)
+        self._runner = asyncio.Runner()
+        try:
+            self._spool = self._run(self._open(settings))
+        except (GroundwireError, OSError) as error:
+            self._run_down()
+            raise _cannot(error) from error
+
+    def event(
+        self, stage: pb.Stage.ValueType, *, code: grpc.StatusCode = grpc.StatusCode.OK, changes: Sequence[str] = ()
+    ) -> pb.AuditEvent:
+        begun = stage == pb.STAGE_BEGUN
+        return pb.AuditEvent(
+            event_id=f"{self._key}.1" if begun else self._key,
+            time=timestamp(time.time_ns() if begun else self._start),
+            tenant=self._tenant,
+            principal=f"local:{getpass.getuser()}",
+            client_address="local",
+            method=f"groundwire {self._command}",
+            resource=self._resource,
+            decision=pb.DECISION_ALLOWED,
+            stage=stage,
+            code=code.value[0],
+            changes=changes,
+        )
+
+    def write(self, kind: Kind, event: pb.AuditEvent) -> None:
+        try:
+            self._run(self._write(kind, event.SerializeToString()))
+        except GroundwireError as error:
+            raise _cannot(error) from error
+
+    def close(self) -> None:
+        try:
+            self._run(self._spool.close())
+        finally:
+            self._run_down()
+
+    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return self._thread.submit(self._runner.run, work).result()
+
+    def _run_down(self) -> None:
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
+
+    async def _open(self, settings: Settings) -> Spool:
+        files = DirectoryFiles.open(settings.spool_path(f"{COMMAND_PREFIX}{self._key}"))
+        return await Spool.open(files, _nobody, max_bytes=_MAX_BYTES)
+
+    async def _write(self, kind: Kind, payload: bytes) -> None:
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def then(error: GroundwireError | None) -> None:
+            if not written.done():
+                written.set_result(None) if error is None else written.set_exception(error)
+
+        self._spool.submit(kind, self._key.encode(), payload, then)
+        await written
+
+
+async def _nobody(_: Sequence[bytes]) -> None:
+    raise Unavailable("the audit service takes it up")
+
+
+def _cannot(error: Exception) -> CliError:
+    why = error.message if isinstance(error, GroundwireError) else getattr(error, "strerror", None) or str(error)
+    return CliError(f"nothing was changed: it cannot be put on record: {why}", code=ExitCode.UNAVAILABLE)
