@@ -322,7 +322,9 @@ def _note(opened: dict[bytes, list[bytes]], kind: Kind, key: bytes, payload: byt
     if kind is Kind.CLOSES:
         opened.pop(key, None)
     elif kind is not Kind.PLAIN:
-        opened.setdefault(key, []).append(payload)
+        known = opened.setdefault(key, [])
+        if kind is Kind.OPENS or payload not in known:  # what was kept may be there in its first place, too
+            known.append(payload)
 
 
 def _cut(
