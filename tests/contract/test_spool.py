@@ -179,10 +179,11 @@ async def test_a_full_one_refuses_until_it_is_handed_on(disk: Any, monkeypatch: 
     receiver.away = True
     async with opened(disk(), receiver, max_bytes=50_000) as spool:
         kept = 0
+        while spool.failure is None:
+            await keep(spool, b"%d" % kept + bytes(1000))
+            kept += 1
         with pytest.raises(Unavailable, match="full"):
-            while True:
-                await keep(spool, b"%d" % kept + bytes(1000))
-                kept += 1
+            await keep(spool, b"too much")
         assert spool.failure is not None
         receiver.away = False
         await until(lambda: spool.failure is None)
@@ -193,7 +194,8 @@ async def test_a_full_one_refuses_until_it_is_handed_on(disk: Any, monkeypatch: 
 
 async def test_a_slow_disk_is_told_of_and_then_the_good_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_module, "_DISK_PATIENCE", 0.01)
-    receiver, told = Receiver(), []
+    receiver = Receiver()
+    told: list[GroundwireError | None] = []
     async with opened(MemoryFiles(), receiver) as spool:
         loop = asyncio.get_running_loop()
         submit = spool._journal.submit

@@ -429,6 +429,21 @@ async def test_new_keys_are_announced_and_confirmed() -> None:
     assert list(keeper.events[3].changes) == ["tenants/acme/keys"]
 
 
+async def test_no_keys_for_a_call_that_has_ended() -> None:
+    recorder, keeper = memory_recorder()
+    events = SecurityEvents()
+    events.recorder = recorder
+
+    async def work() -> None:
+        record = current.record.get()
+        await record.end(OK)
+        with pytest.raises(GroundwireError):
+            await asyncio.to_thread(events.announce_keys, "acme")
+
+    await as_a_call(recorder, work)
+    assert [event.stage for event in keeper.events] == [pb.STAGE_ENDED]
+
+
 async def test_no_keys_without_a_record() -> None:
     recorder, keeper = memory_recorder()
     keeper.failure = Unavailable("the disk is full")

@@ -17,7 +17,7 @@ from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.policy.v1 import policy_pb2
 from interceptors import current
 from interceptors._shapes import Call
-from services.corpus.errors import GroundwireError
+from services.corpus.errors import GroundwireError, Unavailable
 from services.corpus.principal import Caller
 from services.journal.spool import Kind
 from services.security.mesh_tokens import MESH_TENANT
@@ -70,26 +70,44 @@ class Notes:
 class CallRecord(Notes):
     """What one call leaves behind: its notes, and events that say how it began and ended."""
 
-    __slots__ = ("_announced", "_key", "_pending", "_policy", "_recorder", "_start", "_tenant", "abandoned", "call")
+    __slots__ = (
+        "_announced",
+        "_ended",
+        "_key",
+        "_pending",
+        "_policy",
+        "_recorder",
+        "_start",
+        "_tenant",
+        "abandoned",
+        "address",
+        "call",
+    )
 
     def __init__(self, recorder: Recorder, call: Call | None, policy: Policy, tenant: str = "") -> None:
         """``tenant`` is for work that no call waits for: then the service itself is who does it."""
         super().__init__()
         self._recorder = recorder
         self.call = call
+        # Asked for now: once the handler has ended, gRPC's context points to nothing, and asking it ends the process.
+        self.address = "" if call is None else _address(call.context.peer())
         self._policy = policy
         self._tenant = tenant
         self._key = recorder.new_key()
         self._start = time.time_ns()
         self._announced = 0
+        self._ended = False
         self._pending: set[asyncio.Future[Any]] | None = None
         self.abandoned = False
 
     async def begin(self, resource: str = "", document_ids: Sequence[str] = ()) -> None:
         """Make it durable that ``resource`` is about to be changed, or that a stream is about to be sent.
 
-        Raises Unavailable (AUDIT_UNAVAILABLE) when that is impossible: then nothing may be begun.
+        Raises Unavailable (AUDIT_UNAVAILABLE) when that is impossible, and when the call has ended meanwhile, which a
+        thread may find out late: then nothing may be begun.
         """
+        if self._ended:
+            raise Unavailable("the call has ended")
         self._announced += 1
         event = self._event(pb.STAGE_BEGUN, 0)
         event.event_id = f"{self._key}.{self._announced}"
@@ -107,6 +125,7 @@ class CallRecord(Notes):
 
     def end(self, code: grpc.StatusCode) -> Awaitable[None] | None:
         """See :class:`interceptors.audit.Record`. What the call has begun to change is waited for."""
+        self._ended = True
         if self._pending:
             return asyncio.shield(self._recorder.spawn(self._end_after(code)))
         return self._end(code)
@@ -137,7 +156,7 @@ class CallRecord(Notes):
             resource=self.resource,
         )
         if call is not None:
-            attribute(event, call)
+            self.attribute(event)
             event.reason = _reason(call.facts.get("error")) or policy.permission
         else:
             event.request_id = current.request_id.get()
@@ -146,6 +165,21 @@ class CallRecord(Notes):
         if stage == pb.STAGE_ENDED:
             self._add_facts(event)
         return event
+
+    def attribute(self, event: pb.AuditEvent) -> None:
+        """Say in ``event`` who calls what, and from where, as far as it is known."""
+        call = self.call
+        if call is not None:
+            event.request_id = call.request_id
+            event.method = call.method
+            event.client_address = self.address
+            if "trace_id" in call.facts:
+                event.trace_id = call.facts["trace_id"]
+        caller = current.caller.get()
+        if isinstance(caller, Caller):
+            event.tenant = caller.tenant
+            event.acting_service = caller.acting_service
+            event.principal = _principal(caller)
 
     def _add_facts(self, event: pb.AuditEvent) -> None:
         elapsed = time.time_ns() - self._start
@@ -181,21 +215,6 @@ def timestamp(nanoseconds: int) -> Timestamp:
     """A time that is given in nanoseconds since 1970."""
     seconds, nanos = divmod(nanoseconds, 1_000_000_000)
     return Timestamp(seconds=seconds, nanos=nanos)
-
-
-def attribute(event: pb.AuditEvent, call: Call | None) -> None:
-    """Say in ``event`` who calls what, and from where, as far as it is known."""
-    if call is not None:
-        event.request_id = call.request_id
-        event.method = call.method
-        event.client_address = _address(call.context.peer())
-        if "trace_id" in call.facts:
-            event.trace_id = call.facts["trace_id"]
-    caller = current.caller.get()
-    if isinstance(caller, Caller):
-        event.tenant = caller.tenant
-        event.acting_service = caller.acting_service
-        event.principal = _principal(caller)
 
 
 def _reason(error: Exception | None) -> str:

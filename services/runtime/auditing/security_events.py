@@ -12,7 +12,7 @@ import structlog
 from groundwire.audit.v1 import audit_service_pb2 as pb
 from interceptors import current
 from services.corpus.errors import Unavailable
-from services.runtime.auditing.record import CallRecord, attribute, timestamp
+from services.runtime.auditing.record import CallRecord, timestamp
 from services.runtime.auditing.recorder import Recorder
 from services.security.sealed import Refusal
 
@@ -55,7 +55,8 @@ class SecurityEvents:
             stage=pb.STAGE_ENDED,
         )
         record = current.record.get()
-        attribute(event, record.call if isinstance(record, CallRecord) else None)
+        if isinstance(record, CallRecord):
+            record.attribute(event)
         event.tenant = refusal.tenant
         recorder.loop.call_soon_threadsafe(recorder.note, event)
 
