@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -161,11 +161,12 @@ def mesh_up(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     tls: grpc.ChannelCredentials | None = None,
+    before: Sequence[str] = (),
 ) -> Iterator[Mesh]:
-    """`groundwire up`, ready to be called; ``tls`` is what its ports are asked with."""
+    """`groundwire up`, ready to be called; ``tls`` is what its ports are asked with, ``before`` a command that runs it."""
     addresses, variables = settings_environment(data_dir)
     variables |= environment or {}
-    with running(*GROUNDWIRE, "up", *arguments, environment=variables) as supervisor:
+    with running(*before, *GROUNDWIRE, "up", *arguments, environment=variables) as supervisor:
         _wait_ready(addresses, supervisor, tls)
         yield Mesh(addresses, variables, {"up": supervisor})
 
