@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import ExitStack
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,12 +22,14 @@ import pytest
 from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.audit.v1 import audit_service_pb2_grpc as rpc
 from services.audit.convert import write_event
+from services.audit.event import Decision
 from services.audit.log import LoggedEvent
 from services.runtime.authentication import TokenAuthentication
 from services.runtime.settings import Settings
+from tests.support.audit_reader import events_of
 from tests.support.audit_world import event
 from tests.support.documents import blocks, prompted
-from tests.support.processes import GROUNDWIRE, ROOT, Mesh, mesh_up, until
+from tests.support.processes import GROUNDWIRE, ROOT, Mesh, health, mesh_served, mesh_up, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -58,8 +66,10 @@ def test_the_guide_holds(tmp_path: Path) -> None:
             if command != "groundwire audit tail":  # which does not end
                 _run(command, mesh, work)
         lines = [json.loads(line) for line in (work / "audit.jsonl").read_text().splitlines()]
-        assert [line["event_id"] for line in lines] == [f"event-{n}" for n in range(5)]
+        # Behind them is what the mesh itself has recorded since: the commands that read the log.
+        assert [line["event_id"] for line in lines[:5]] == [f"event-{n}" for n in range(5)]
         assert lines[3]["query_hmac"] == "03" * 32
+        assert {line["method"] for line in lines[5:]} == {"/groundwire.audit.v1.AuditService/ListEvents"}
         listed = mesh.groundwire("audit", "list", "--request-id", "request-2")
         assert listed.stdout.startswith("2\t")
         proved = mesh.groundwire("audit", "prove", "4", "--output", "json")
@@ -68,7 +78,7 @@ def test_the_guide_holds(tmp_path: Path) -> None:
         assert len(commands) == 6
         for command in commands:
             printed = _run(command.replace("DATA", str(data)), mesh, work)
-        assert printed.startswith("intact: 5 events")
+        assert re.match(r"intact: \d+ events, \d+ checkpoints", printed)
     copy = work / "copy"
     keys = ("--log-key", str(work / "log.key"), "--witness-key", str(work / "witness.key"))
     segment = next((copy / "events").glob("*.segment"))
@@ -89,6 +99,76 @@ def test_the_guide_holds(tmp_path: Path) -> None:
     gone = _groundwire("audit", "verify", str(data / "audit"), *keys, *known)
     assert gone.returncode == 1
     assert "the known checkpoint" in gone.stdout
+
+
+def test_a_question_leaves_a_trail_and_an_outage_of_the_log_leaves_no_gap(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    document = tmp_path / "backups.txt"
+    document.write_text("Backups are kept for seven years.")
+    with mesh_served(data) as mesh, ExitStack() as stack:
+        mesh.groundwire("ingest", str(document))
+        answer = mesh.ask("How long are backups kept?")
+        # The log is away: nobody notices.
+        audit = mesh.processes["audit"]
+        os.kill(audit.process.pid, signal.SIGKILL)
+        audit.wait()
+        asked = [mesh.ask("How long are backups kept?")["request_id"] for _ in range(3)]
+        refused = mesh.groundwire("ask", "How long?", check=False, environment={"GROUNDWIRE_TOKEN": "x.y.z"})
+        assert refused.returncode != 0
+        assert health(mesh.addresses["query"]) == "SERVING"
+        audit = stack.enter_context(running(*GROUNDWIRE, "serve", "audit", environment=mesh.environment))
+        until(lambda: health(mesh.addresses["audit"]) == "SERVING", "audit service", audit)
+
+        def trail_of(request_id: str) -> list[dict[str, Any]]:
+            found = mesh.groundwire("audit", "list", "--request-id", request_id, "--output", "json")
+            return _complete(json.loads(found.stdout))
+
+        trail = until(partial(trail_of, answer["request_id"]), "the trail of an answer")
+        for request_id in asked:
+            assert len(until(partial(trail_of, request_id), "the trail of an answer")) == len(trail)
+        mesh.groundwire("keys", "rotate", "--all-tenants")
+        mesh.groundwire("revoke", "--subject", "mallory")
+        until(
+            lambda: (
+                {"groundwire keys rotate", "groundwire revoke"}
+                <= {
+                    event["method"]
+                    for event in json.loads(mesh.groundwire("audit", "list", "-n", "999", "--output", "json").stdout)
+                }
+            ),
+            "the commands' records",
+        )
+        assert not list((data / "spool").glob("command-*"))
+    query, retrieve, generate = (
+        next(event for event in trail if event["method"].endswith(name) and event["stage"] == "STAGE_ENDED")
+        for name in ("QueryService/StreamQuery", "RetrievalService/Retrieve", "GenerationService/StreamGenerate")
+    )
+    assert len({event["trace_id"] for event in trail if "trace_id" in event}) <= 1
+    assert (query["principal"], query.get("acting_service", "")) == ("user:developer", "")
+    assert (retrieve["principal"], retrieve["acting_service"]) == ("user:developer", "query")
+    assert query["document_ids"] == retrieve["document_ids"] == ["backups.txt"]
+    assert query["query_hmac"] == retrieve["query_hmac"]
+    assert len(query["query_hmac"]) == 64
+    told = sha256(answer["answer"].encode()).hexdigest()
+    assert query["answer_sha256"] == generate["answer_sha256"] == told
+    assert query["model_endpoint"] == generate["model_endpoint"] == "extractive"
+    events = events_of(data)
+    assert len({event.event_id for event in events}) == len(events)
+    # In the order in which each service ended its calls.
+    for method in {found.method for found in events}:
+        ended = [found.time + found.duration for found in events if found.method == method and found.duration]
+        assert ended == sorted(ended)
+    (denied,) = (event for event in events if event.decision is Decision.DENIED)
+    assert (denied.principal, denied.tenant, denied.reason) == ("", "", "UNAUTHENTICATED")
+    everything = b"".join(path.read_bytes() for path in (data / "audit").rglob("*.segment"))
+    assert b"seven years" not in everything
+    assert b"x.y.z" not in everything
+
+
+def _complete(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events of one question, once all that its services write are there."""
+    ended = {event["method"].rpartition("/")[2] for event in events if event["stage"] == "STAGE_ENDED"}
+    return events if ended >= {"StreamQuery", "Retrieve", "StreamGenerate"} else []
 
 
 def _groundwire(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -123,12 +123,14 @@ class Mesh:
     environment: Mapping[str, str]
     processes: Mapping[str, Running]
 
-    def groundwire(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def groundwire(
+        self, *arguments: str, check: bool = True, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a client command against this mesh."""
         return subprocess.run(
             [*GROUNDWIRE, *arguments],
             cwd=ROOT,
-            env={**os.environ, **self.environment},
+            env={**os.environ, **self.environment, **(environment or {})},
             capture_output=True,
             text=True,
             timeout=PATIENCE,
