@@ -49,7 +49,7 @@ _GATHERING = 0.005
 _FORGETTING = 0.9
 _LINGER = 0.02
 # Seconds after which whoever waits is told that the disk does not answer.
-_DISK_PATIENCE = 0.4
+DISK_PATIENCE = 0.4
 _REPAIR_INTERVAL = 0.5
 _LAST_TRY = 2.0
 _HEAD = struct.Struct(">BQH")  # kind, everything below this sequence number is delivered, length of the key
@@ -188,7 +188,7 @@ class Spool:
         except GroundwireError as error:
             self._fail(group, error)
             return
-        timer = self._loop.call_later(_DISK_PATIENCE, _tell_late, group)
+        timer = self._loop.call_later(DISK_PATIENCE, _tell_late, group)
         done.add_done_callback(partial(self._written, group, timer))
 
     def _written(self, group: Sequence[_Entry], timer: asyncio.TimerHandle, done: asyncio.Future[int]) -> None:

@@ -193,7 +193,7 @@ async def test_a_full_one_refuses_until_it_is_handed_on(disk: Any, monkeypatch: 
 
 
 async def test_a_slow_disk_is_told_of_and_then_the_good_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "_DISK_PATIENCE", 0.01)
+    monkeypatch.setattr(spool_module, "DISK_PATIENCE", 0.01)
     receiver = Receiver()
     told: list[GroundwireError | None] = []
     async with opened(MemoryFiles(), receiver) as spool:

@@ -146,13 +146,18 @@ async def test_the_level_says_what_is_recorded(
 
 async def test_a_refusal_says_why() -> None:
     recorder, keeper = memory_recorder()
-    for error in (PermissionDenied("no"), ZeroDivisionError()):
+    needs = PermissionDenied("no", metadata={"permission": "documents:delete"})
+    for error in (PermissionDenied("no"), needs, ZeroDivisionError()):
         call = a_call()
         call.facts["error"] = error
         ended = recorder.open(call, ALWAYS).end(grpc.StatusCode.PERMISSION_DENIED)
         assert ended is not None
         await ended
-    assert [event.reason for event in keeper.events] == ["PERMISSION_DENIED", "INTERNAL"]
+    assert [event.reason for event in keeper.events] == [
+        "PERMISSION_DENIED",
+        "PERMISSION_DENIED: documents:delete",
+        "INTERNAL",
+    ]
 
 
 # --- changes ---
@@ -344,6 +349,26 @@ async def test_what_the_spool_cannot_keep_goes_to_the_audit_service() -> None:
     assert recorder.failure is not None
     keeper.failure = None
     assert recorder.failure is None
+
+
+async def test_a_change_that_the_audit_service_confirmed_is_closed_in_the_spool_too() -> None:
+    keeper, audit = MemoryKeeper(), Audit()
+    recorder = Recorder("echo", keeper, audit)
+
+    async def change() -> None:
+        keeper.failure = Unavailable("the disk is full")
+
+    async def work() -> None:
+        await Effects(recorder).perform("acme", "collections/x", change)
+
+    record = await as_a_call(recorder, work)
+    await record.end(OK)
+    assert [list(event.changes) for event in audit.received] == [["collections/x"]]
+    assert keeper.kinds == [Kind.OPENS]
+    keeper.failure = None
+    await until(lambda: recorder.failure is None)
+    assert keeper.kinds == [Kind.OPENS, Kind.CLOSES]
+    assert keeper.events[1] == audit.received[0]
 
 
 async def test_a_caller_is_told_within_a_second_when_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:

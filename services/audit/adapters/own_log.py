@@ -11,7 +11,7 @@ from groundwire.audit.v1 import audit_service_pb2 as pb
 from services.audit import convert
 from services.audit.log import AuditLog
 from services.corpus.errors import DataLoss, GroundwireError, Unavailable
-from services.journal.spool import Kind, Then
+from services.journal.spool import DISK_PATIENCE, Kind, Then
 
 
 class OwnLog:
@@ -56,6 +56,8 @@ class OwnLog:
                 then(Unavailable("the event could not be written"))
 
         task.add_done_callback(ended)
+        timer = task.get_loop().call_later(DISK_PATIENCE, then, Unavailable("the disk does not answer"))
+        task.add_done_callback(lambda _: timer.cancel())
 
     async def close(self) -> None:
         """See the port."""

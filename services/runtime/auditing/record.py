@@ -220,7 +220,10 @@ def timestamp(nanoseconds: int) -> Timestamp:
 def _reason(error: Exception | None) -> str:
     if error is None:
         return ""
-    return error.reason if isinstance(error, GroundwireError) else GroundwireError.reason
+    if not isinstance(error, GroundwireError):
+        return GroundwireError.reason
+    permission = error.metadata.get("permission")
+    return f"{error.reason}: {permission}" if permission else error.reason
 
 
 def _principal(caller: Caller) -> str:

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
@@ -125,9 +126,9 @@ class Recorder:
         event.event_id = self.new_key()
         self.keep(Kind.PLAIN, event.event_id, event)
 
-    def spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+    def spawn(self, work: Coroutine[Any, Any, _T], context: Context | None = None) -> asyncio.Task[_T]:
         """Run ``work`` to its end, whatever becomes of whoever waits for it; :meth:`settled` waits for it, too."""
-        task = self.loop.create_task(work)
+        task = self.loop.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -183,14 +184,17 @@ class Recorder:
         if not self._under_way:
             self._settled.set()
 
-    def _owe(self, kind: Kind, key: str, event: pb.AuditEvent) -> None:
-        """Remember an event whose caller was told that there is no record, to write it when that is possible."""
+    def _owe(self, kind: Kind, key: str, event: pb.AuditEvent, *, known: bool = False) -> None:
+        """Remember an event that the spool lacks, to write it when that is possible.
+
+        Unless the audit service has it (``known``), its caller was told that there is no record.
+        """
         if event.stage == pb.STAGE_BEGUN:
             return  # what was to follow does not
         if not self._owed:
             _log.error("the audit log cannot be written", service=self.service)
         if len(self._owed) < _MOST_OWED:
-            if event.stage == pb.STAGE_ENDED and not event.code:
+            if event.stage == pb.STAGE_ENDED and not event.code and not known:
                 event.code = _UNAVAILABLE
                 event.reason = _NO_RECORD
             self._owed.append((kind, key, event))
@@ -260,7 +264,8 @@ class _Keeping:
             self._finish(None)
         elif not self._detouring and not self._finished:
             self._detouring = True
-            self._recorder.spawn(self._send())
+            # Not in the call's name: its deadline and its caller's token may be over.
+            self._recorder.spawn(self._send(), Context())
 
     async def _send(self) -> None:
         try:
@@ -274,6 +279,9 @@ class _Keeping:
                 unavailable.__cause__ = error
                 self._finish(unavailable)
         else:
+            if self._kind is Kind.CLOSES:
+                # The spool has to know, too, or else the next start would take it for interrupted.
+                self._recorder._owe(self._kind, self._key, self._event, known=True)  # noqa: SLF001
             self._finish(None)
 
     def _finish(self, error: Unavailable | None) -> None:
