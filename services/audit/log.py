@@ -33,6 +33,7 @@ from services.journal.ports import Files
 from services.journal.segments import Trimmed
 
 REMEMBERED = 100_000
+_Added = tuple[str, str, bytes, bytes]  # event id, tenant, leaf hash, chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class AuditLog:
             raise Unavailable(self._checkpoints.failure.message)
         indexes: list[int] = []
         payloads: list[bytes] = []
-        added: list[tuple[str, str, bytes]] = []
+        added: list[_Added] = []
         begun: dict[str, int] = {}
         chain, place, lives = self._chain, self._next, self._lives
         for event in events:
@@ -136,7 +137,7 @@ class AuditLog:
                 leaf_hash = hash_leaf(leaf)
                 chain = extend_chain(chain, leaf_hash)
                 payloads.append(chain + leaf)
-                added.append((event.event_id, event.tenant, leaf_hash))
+                added.append((event.event_id, event.tenant, leaf_hash, chain))
                 known = begun[event.event_id] = place
                 place += 1
             indexes.append(known)
@@ -237,22 +238,22 @@ class AuditLog:
             await self._journal.close()
             await self._checkpoints.close()
 
-    def _written(self, ended: asyncio.Future[int], added: Sequence[tuple[str, str, bytes]]) -> None:
-        for event_id, _, _ in added:
+    def _written(self, ended: asyncio.Future[int], added: Sequence[_Added]) -> None:
+        for event_id, _, _, _ in added:
             self._pending.pop(event_id, None)
         if ended.cancelled() or ended.exception() is not None:
             # Nothing that was handed over later is written either: go on from what is durable.
             self._next, self._chain = self._tree.size, self._durable_chain
             self._lives += 1
         else:
-            for event_id, tenant, leaf_hash in added:
-                self._add(event_id, tenant, leaf_hash)
+            for event in added:
+                self._add(*event)
         self._wake()
 
-    def _add(self, event_id: str, tenant: str, leaf_hash: bytes) -> None:
+    def _add(self, event_id: str, tenant: str, leaf_hash: bytes, chain: bytes) -> None:
         index = self._tree.size
         self._tree.append(leaf_hash)
-        self._durable_chain = extend_chain(self._durable_chain, leaf_hash)
+        self._durable_chain = chain
         if len(self._places) >= self._remembered:
             del self._places[next(iter(self._places))]
         self._places[event_id] = index
@@ -280,7 +281,7 @@ class AuditLog:
             event = decode(leaf)
         except (ValueError, KeyError, TypeError) as error:
             raise DataLoss(f"event {index:,} is damaged: {error}") from error
-        self._add(event.event_id, event.tenant, leaf_hash)
+        self._add(event.event_id, event.tenant, leaf_hash, self._chain)
         self._check_root(self._tree.size)
 
     def _check_root(self, size: int) -> None:
