@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from hashlib import sha256
 
 from groundwire.query.v1 import query_service_pb2 as pb
 from groundwire.query.v1 import query_service_pb2_grpc as rpc
 from interceptors._shapes import Context
 from services.corpus.principal import Caller
 from services.query import convert
-from services.query.notes import note
-from services.query.query import Answerer
+from services.query.query import Answer, Answerer, Retrieved, Step
+from services.runtime.auditing.record import current_record
 from services.runtime.unbuilt import unbuilt
 
 
@@ -29,12 +30,24 @@ class QueryServicer(rpc.QueryServiceServicer):
     async def Query(self, request: pb.QueryRequest, context: Context) -> pb.QueryResponse:
         """See the contract."""
         answer = await self._answerer.answer(self._caller_of(), convert.read_request(request))
-        note(answer)
+        _note(answer)
         return convert.write_response(answer)
 
     async def StreamQuery(self, request: pb.QueryRequest, context: Context) -> AsyncIterator[pb.QueryEvent]:
         """See the contract."""
         async with aclosing(self._answerer.stream(self._caller_of(), convert.read_request(request))) as steps:
             async for step in steps:
-                note(step)
+                _note(step)
                 yield convert.write_event(step)
+
+
+def _note(step: Step) -> None:
+    """Leave in the call's record, before it is shown, who is shown which documents, and a hash of what they are told."""
+    record = current_record()
+    if isinstance(step, Answer):
+        record.model_endpoint = step.endpoint
+        record.answer_sha256 = sha256(step.text.encode()).digest()
+    if isinstance(step, Answer | Retrieved):
+        passages = [source.passage for source in step.sources]
+        record.document_ids = [*record.document_ids, *(passage.document_id for passage in passages)]
+        record.chunk_ids = [*record.chunk_ids, *(passage.chunk_id for passage in passages)]
