@@ -289,6 +289,16 @@ WRONG: list[tuple[str, Message | bytes, list[str]]] = [
     ),
     ("store/FetchChunks", store_pb.FetchChunksRequest(), ["partition.tenant", "partition.collection"]),
     ("store/CountChunks", store_pb.CountChunksRequest(), ["partition.tenant", "partition.collection"]),
+    (
+        "store/CountChunks",
+        store_pb.CountChunksRequest(document_id="d", before_version=-1),
+        ["partition.tenant", "partition.collection", "before_version"],
+    ),
+    (
+        "store/CountChunks",
+        store_pb.CountChunksRequest(before_version=3),
+        ["partition.tenant", "partition.collection", "document_id"],
+    ),
 ]
 
 
