@@ -54,7 +54,7 @@ class Erasure:
             _counted(step, count, now if final else None) if step.place == place else step for step in self.steps
         )
         complete = all(step.complete_time for step in steps)
-        return replace(self, steps=steps, complete_time=now if complete else None)
+        return replace(self, steps=steps, complete_time=self.complete_time or (now if complete else None))
 
 
 def begin(

@@ -204,6 +204,13 @@ WRONG: list[tuple[str, Message | bytes, list[str]]] = [
         ["collection", "document_id"],
     ),
     ("ingestion/GetDocument", ingestion_pb.GetDocumentRequest(document_id="garage\n"), ["document_id"]),
+    (
+        "ingestion/DeleteDocument",
+        ingestion_pb.DeleteDocumentRequest(collection="a/b", document_id=LONG),
+        ["collection", "document_id"],
+    ),
+    ("ingestion/GetErasureReceipt", ingestion_pb.GetErasureReceiptRequest(), ["receipt_id"]),
+    ("ingestion/GetErasureReceipt", ingestion_pb.GetErasureReceiptRequest(receipt_id=LONG), ["receipt_id"]),
     ("ingestion/ListDocuments", ingestion_pb.ListDocumentsRequest(page_size=-1), ["page_size"]),
     (
         "ingestion/ListDocuments",
@@ -334,6 +341,8 @@ MISSING: list[tuple[str, Message, str]] = [
         ingestion_pb.UpdateDocumentAccessRequest(document_id="nowhere", access=core_pb2.Access()),
         "NOT_FOUND",
     ),
+    ("ingestion/DeleteDocument", ingestion_pb.DeleteDocumentRequest(document_id="nowhere"), "NOT_FOUND"),
+    ("ingestion/GetErasureReceipt", ingestion_pb.GetErasureReceiptRequest(receipt_id="0" * 32), "NOT_FOUND"),
 ]
 
 
@@ -448,6 +457,7 @@ BUILT = {
     "ingestion/UpdateDocumentAccess": ingestion_pb.UpdateDocumentAccessRequest(
         document_id="garage", access=core_pb2.Access(readers=["user:alice"])
     ),
+    "ingestion/DeleteDocument": ingestion_pb.DeleteDocumentRequest(document_id="garage"),
     "ingestion/CreateCollection": ingestion_pb.CreateCollectionRequest(name="legal"),
     "ingestion/GetCollection": ingestion_pb.GetCollectionRequest(),
     "ingestion/ListCollections": ingestion_pb.ListCollectionsRequest(),
