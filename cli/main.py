@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import ask, audit, certs, ingest, inspect, keys, serve, token
+from cli.commands import ask, audit, certs, delete, ingest, inspect, keys, serve, token
 from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.options import Globals
 
@@ -49,6 +49,14 @@ app.command(
     ),
 )(ask.ask)
 app.command("search", rich_help_panel=_USE, epilog=_example('groundwire search "parental leave" --top-k 5'))(ask.search)
+app.command(
+    "delete",
+    rich_help_panel=_USE,
+    epilog=_example(
+        "groundwire delete travel-policy.pdf --collection hr",
+        "groundwire delete travel-policy.pdf --yes --output json | jq .complete_time",
+    ),
+)(delete.delete)
 app.command(
     "token",
     rich_help_panel=_LOOK,

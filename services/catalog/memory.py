@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection as Some
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 
 from services.catalog.ports import VersionPlan
 from services.corpus.document import Collection, Document, DocumentState
+from services.corpus.erasure import Erasure, begin, new_receipt_id
 from services.corpus.errors import AlreadyExists, NotFound
 from services.corpus.filter import Filter, matches
 from services.corpus.principal import Access
@@ -32,6 +33,7 @@ class MemoryCatalog:
         self._planned: Counter[_DocumentKey] = Counter()
         self._fences: dict[_DocumentKey, int] = {}
         self._reader_sets: dict[str, dict[frozenset[str], int]] = {}
+        self._erasures: dict[str, Erasure] = {}
 
     async def create_collection(self, collection: Collection) -> Collection:
         """Make a collection; AlreadyExists if its name is taken in the tenant."""
@@ -91,7 +93,7 @@ class MemoryCatalog:
         return True
 
     async def get_document(self, tenant: str, collection: str, document_id: str) -> Document | None:
-        """The document whatever its state and readers, or None; callers check access themselves."""
+        """The document, whoever may read it, or None; callers check access themselves."""
         return self._documents.get((tenant, collection, document_id))
 
     async def find_owner(self, tenant: str, collection: str, document_id: str) -> str | None:
@@ -152,14 +154,65 @@ class MemoryCatalog:
         self._documents[key] = replace(document, access=access, update_time=datetime.now(UTC))
         return self._reader_set(tenant, access)
 
-    async def mark_deleted(self, tenant: str, collection: str, document_id: str) -> bool:
-        """Block an active document for all reads; False if there was none."""
+    async def mark_deleted(
+        self,
+        tenant: str,
+        collection: str,
+        document_id: str,
+        *,
+        owner: str | None = None,
+        stores: Sequence[str] = (),
+    ) -> Erasure | None:
+        """Forget an active document and begin its erasure from ``stores``; None if there was none."""
         key = (tenant, collection, document_id)
         document = self._documents.get(key)
-        if document is None or document.state is not DocumentState.ACTIVE:
-            return False
-        self._documents[key] = replace(document, state=DocumentState.DELETED, update_time=datetime.now(UTC))
+        if document is None or document.state is not DocumentState.ACTIVE or owner not in {None, document.owner}:
+            return None
+        erasure = begin(
+            receipt_id=new_receipt_id(),
+            tenant=tenant,
+            collection=collection,
+            document_id=document_id,
+            owner=document.owner,
+            version=document.version,
+            last_version=self._planned[key],
+            chunks=document.chunk_count,
+            stores=stores,
+            now=datetime.now(UTC),
+        )
+        del self._documents[key]
         self._fences[key] = self._planned[key]
+        self._erasures[erasure.receipt_id] = erasure
+        return erasure
+
+    async def find_erasure(self, tenant: str, receipt_id: str) -> Erasure | None:
+        """An erasure by its receipt's id, or None."""
+        found = self._erasures.get(receipt_id)
+        return found if found is not None and found.tenant == tenant else None
+
+    async def last_erasure(
+        self, tenant: str, collection: str, document_id: str, *, owner: str | None = None
+    ) -> Erasure | None:
+        """The last erasure of a document of that name (with an ``owner``: of theirs), or None."""
+        key = (tenant, collection, document_id)
+        found = [
+            erasure
+            for erasure in self._erasures.values()
+            if (erasure.tenant, erasure.collection, erasure.document_id) == key and owner in {None, erasure.owner}
+        ]
+        return found[-1] if found else None
+
+    async def unfinished_erasures(self, *, after: str = "", limit: int = 100) -> list[Erasure]:
+        """The erasures of all tenants that are not complete, by receipt id, those after ``after``."""
+        found = [erasure for erasure in self._erasures.values() if erasure.complete_time is None]
+        ordered = sorted(found, key=lambda erasure: erasure.receipt_id)
+        return [erasure for erasure in ordered if erasure.receipt_id > after][:limit]
+
+    async def record_erasure(self, before: Erasure, after: Erasure) -> bool:
+        """Put ``after`` in the place of ``before``; False if somebody else did so meanwhile."""
+        if self._erasures.get(before.receipt_id) != before:
+            return False
+        self._erasures[before.receipt_id] = after
         return True
 
     async def check(self) -> None:

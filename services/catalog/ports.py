@@ -8,10 +8,12 @@ or the new one and never half of one.
 from __future__ import annotations
 
 from collections.abc import Collection as Some
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from services.corpus.document import Collection, Document
+from services.corpus.erasure import Erasure
 from services.corpus.filter import Filter
 from services.corpus.principal import Access
 
@@ -51,9 +53,10 @@ class ClearFields:
 class Catalog(Protocol):
     """Collections, documents and access. Methods may raise Unavailable when the database does not answer.
 
-    Every method takes the tenant first; nothing of another tenant is ever returned or changed. What a catalog keeps
-    sealed and cannot open is left out of what is found or listed, and one that is asked for by its name raises
-    DataLoss. Of a tenant whose keys were destroyed nothing is found; by its name, a document raises KeysDestroyed.
+    Every method is about one tenant, but for :meth:`unfinished_erasures`; nothing of another one is ever returned or
+    changed. What a catalog keeps sealed and cannot open is left out of what is found or listed, and one that is asked
+    for by its name raises DataLoss. Of a tenant whose keys were destroyed nothing is found; by its name, a document
+    raises KeysDestroyed.
     """
 
     async def create_collection(self, collection: Collection) -> Collection:
@@ -85,7 +88,7 @@ class Catalog(Protocol):
         """
 
     async def get_document(self, tenant: str, collection: str, document_id: str) -> Document | None:
-        """The document whatever its state and readers, or None; callers check access themselves."""
+        """The document, whoever may read it, or None; callers check access themselves."""
 
     async def find_owner(self, tenant: str, collection: str, document_id: str) -> str | None:
         """Whose an active document is, or None; nothing that is sealed is opened for it."""
@@ -121,8 +124,34 @@ class Catalog(Protocol):
         With an ``owner``, only if the document is still theirs.
         """
 
-    async def mark_deleted(self, tenant: str, collection: str, document_id: str) -> bool:
-        """Block an active document for all reads; False if there was none."""
+    async def mark_deleted(
+        self,
+        tenant: str,
+        collection: str,
+        document_id: str,
+        *,
+        owner: str | None = None,
+        stores: Sequence[str] = (),
+    ) -> Erasure | None:
+        """Forget an active document and begin its erasure from ``stores``, in one transaction; None if there was none.
+
+        No read sees it from then on, no version that was planned before becomes current any more, and nothing of its
+        entry stays but the erasure. With an ``owner``, only if the document is still theirs.
+        """
+
+    async def find_erasure(self, tenant: str, receipt_id: str) -> Erasure | None:
+        """An erasure by its receipt's id, or None."""
+
+    async def last_erasure(
+        self, tenant: str, collection: str, document_id: str, *, owner: str | None = None
+    ) -> Erasure | None:
+        """The last erasure of a document of that name (with an ``owner``: of theirs), or None."""
+
+    async def unfinished_erasures(self, *, after: str = "", limit: int = 100) -> list[Erasure]:
+        """The erasures of all tenants that are not complete, by receipt id, those after ``after``."""
+
+    async def record_erasure(self, before: Erasure, after: Erasure) -> bool:
+        """Put ``after`` in the place of ``before``; False, and nothing changes, if somebody else did so meanwhile."""
 
     async def check(self) -> None:
         """Raise Unavailable unless the catalog can be read."""

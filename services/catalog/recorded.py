@@ -10,14 +10,16 @@ from typing import Any, Protocol, TypeVar, cast
 
 from services.catalog.ports import Catalog
 from services.corpus.document import Collection, Document
+from services.corpus.erasure import Erasure
 from services.corpus.principal import Access
 
 _T = TypeVar("_T")
-# These tell, or reserve what only an activation will show.
+# These tell, reserve what only an activation will show, or write down how far an erasure that was recorded has come.
 UNRECORDED = frozenset(
     {
         *("get_collection", "list_collections", "get_document", "find_owner", "find_readable", "list_readable"),
         *("count_readable", "reader_sets", "plan_version", "check", "close"),
+        *("find_erasure", "last_erasure", "unfinished_erasures", "record_erasure"),
     }
 )
 
@@ -97,14 +99,22 @@ class RecordedCatalog:
             document_ids=[document_id],
         )
 
-    async def mark_deleted(self, tenant: str, collection: str, document_id: str) -> bool:
+    async def mark_deleted(
+        self,
+        tenant: str,
+        collection: str,
+        document_id: str,
+        *,
+        owner: str | None = None,
+        stores: Sequence[str] = (),
+    ) -> Erasure | None:
         """See the port."""
         return await self._effects.perform(
             tenant,
             _document(collection, document_id),
-            lambda: self._catalog.mark_deleted(tenant, collection, document_id),
+            lambda: self._catalog.mark_deleted(tenant, collection, document_id, owner=owner, stores=stores),
             document_ids=[document_id],
-            happened=bool,
+            happened=lambda erasure: erasure is not None,
         )
 
 

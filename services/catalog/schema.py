@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Index,
@@ -17,6 +18,7 @@ from sqlalchemy import (
 )
 
 tables = MetaData()
+# Grows when older releases would misread a file. A table of which they know nothing is no reason: opening makes it.
 FORMAT = 1
 
 # SQLite gives numbers to INTEGER keys alone; elsewhere they are 64 bits wide.
@@ -89,4 +91,23 @@ documents = Table(
     Column("create_time", BigInteger, nullable=False),
     Column("update_time", BigInteger, nullable=False),
     Index("documents_by_reader_set", "tenant", "collection", "reader_set"),
+)
+
+# What was deleted, and how far that has come. It outlives the documents, and holds nothing of their contents.
+erasures = Table(
+    "erasures",
+    tables,
+    Column("receipt_id", String(32), primary_key=True),
+    Column("tenant", String(128), nullable=False),
+    Column("collection", String(128), nullable=False),
+    Column("document_id", String(128), nullable=False),
+    Column("owner", String(160), nullable=False),
+    Column("before_version", BigInteger, nullable=False),
+    Column("unsettled", Boolean, nullable=False),
+    Column("block_time", BigInteger, nullable=False),
+    # For each place: its name, how many items were removed, how many remain, and when it was done.
+    Column("steps", Text, nullable=False),
+    Column("complete_time", BigInteger, nullable=True),
+    Index("erasures_by_document", "tenant", "collection", "document_id"),
+    Index("erasures_by_complete_time", "complete_time", "receipt_id"),
 )

@@ -7,12 +7,10 @@ read. A commit is durable before it is reported (synchronous=FULL); writes that 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Collection as Some
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,22 +18,16 @@ import structlog
 from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from services.catalog import details
+from services.catalog import details, erasures, readers
 from services.catalog.conditions import admitting, counter_key, document_key, readable
 from services.catalog.details import KeptDetails
 from services.catalog.group_commit import GroupCommit
 from services.catalog.ports import ClearFields, FieldCipher, VersionPlan
 from services.catalog.rows import collection_of, details_of, document_of, dump_access, to_micros
-from services.catalog.schema import (
-    catalog_format,
-    collections,
-    documents,
-    reader_set_members,
-    reader_sets,
-    version_counters,
-)
+from services.catalog.schema import catalog_format, collections, documents, version_counters
 from services.catalog.sqlite import WriteLock, open_engine, prepare
 from services.corpus.document import Collection, Document, DocumentState
+from services.corpus.erasure import Erasure, new_receipt_id
 from services.corpus.errors import AlreadyExists, DataLoss, KeysDestroyed, NotFound, Unavailable
 from services.corpus.filter import Filter, matches
 from services.corpus.principal import Access
@@ -44,8 +36,6 @@ _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 _READERS = 4
 _REMEMBERED = 10_000
-# SQLite allows 32,766 variables in a statement, other engines fewer.
-_IN_LIMIT = 500
 
 
 class SqlCatalog:
@@ -234,7 +224,7 @@ class SqlCatalog:
             row = connection.execute(query).one_or_none()
             if row is None:
                 return None
-            return document_of(row, _accesses(connection, [row])[row.reader_set], self._cipher)
+            return document_of(row, readers.accesses(connection, [row])[row.reader_set], self._cipher)
 
         return await self._read(get)
 
@@ -253,7 +243,7 @@ class SqlCatalog:
 
         def find(connection: Connection) -> dict[str, Document]:
             found: dict[str, Document] = {}
-            for some in _batches(document_ids):
+            for some in readers.batches(document_ids):
                 query = readable(tenant, collection, principals).where(documents.c.document_id.in_(some))
                 sound = self._sound(connection, connection.execute(query).all())
                 found.update({document.document_id: document for document in sound})
@@ -327,25 +317,43 @@ class SqlCatalog:
 
         return await self._write(change)
 
-    async def mark_deleted(self, tenant: str, collection: str, document_id: str) -> bool:
+    async def mark_deleted(
+        self,
+        tenant: str,
+        collection: str,
+        document_id: str,
+        *,
+        owner: str | None = None,
+        stores: Sequence[str] = (),
+    ) -> Erasure | None:
         """See the port."""
-
-        def mark(connection: Connection) -> bool:
-            marked = connection.execute(
-                update(documents)
-                .where(*document_key(tenant, collection, document_id), documents.c.state == DocumentState.ACTIVE.value)
-                .values(state=DocumentState.DELETED.value, update_time=to_micros(datetime.now(UTC)))
+        key, receipt_id, now = (tenant, collection, document_id), new_receipt_id(), datetime.now(UTC)
+        return await self._write(
+            lambda connection: erasures.forget(
+                connection, key, owner=owner, stores=stores, receipt_id=receipt_id, now=now
             )
-            if marked.rowcount == 0:
-                return False
-            connection.execute(
-                update(version_counters)
-                .where(*counter_key(tenant, collection, document_id))
-                .values(void_until=version_counters.c.last_version)
-            )
-            return True
+        )
 
-        return await self._write(mark)
+    # --- erasures ------------------------------------------------------------------------------------------------
+
+    async def find_erasure(self, tenant: str, receipt_id: str) -> Erasure | None:
+        """See the port."""
+        return await self._read(lambda connection: erasures.find(connection, tenant, receipt_id))
+
+    async def last_erasure(
+        self, tenant: str, collection: str, document_id: str, *, owner: str | None = None
+    ) -> Erasure | None:
+        """See the port."""
+        key = tenant, collection, document_id
+        return await self._read(lambda connection: erasures.last(connection, key, owner))
+
+    async def unfinished_erasures(self, *, after: str = "", limit: int = 100) -> list[Erasure]:
+        """See the port."""
+        return await self._read(lambda connection: erasures.unfinished(connection, after, limit))
+
+    async def record_erasure(self, before: Erasure, after: Erasure) -> bool:
+        """See the port."""
+        return await self._write(lambda connection: erasures.record(connection, before, after))
 
     # --- what is kept sealed -------------------------------------------------------------------------------------
 
@@ -369,7 +377,7 @@ class SqlCatalog:
 
     def _sound(self, connection: Connection, rows: Sequence[Row[Any]]) -> list[Document]:
         """The documents of ``rows``, without those that cannot be read."""
-        accesses = _accesses(connection, rows)
+        accesses = readers.accesses(connection, rows)
         found: list[Document] = []
         for row in rows:
             try:
@@ -380,21 +388,7 @@ class SqlCatalog:
 
     def _reader_set(self, connection: Connection, tenant: str, access: Access) -> int:
         known = self._reader_sets.get((tenant, access))
-        if known is not None:
-            return known
-        readers = sorted(access.readers)
-        digest = hashlib.sha256("\n".join(readers).encode()).hexdigest()
-        sets = reader_sets.c
-        number = connection.execute(
-            select(sets.number).where(sets.tenant == tenant, sets.digest == digest)
-        ).scalar_one_or_none()
-        if number is None:
-            made = connection.execute(insert(reader_sets).values(tenant=tenant, digest=digest))
-            number = (made.inserted_primary_key or (0,))[0]
-            if readers:
-                rows = [{"number": number, "principal": principal, "tenant": tenant} for principal in readers]
-                connection.execute(insert(reader_set_members), rows)
-        return int(number)
+        return known if known is not None else readers.number_of(connection, tenant, access)
 
     async def _read(self, work: Callable[[Connection], _T]) -> _T:
         def read() -> _T:
@@ -405,15 +399,6 @@ class SqlCatalog:
 
     async def _write(self, work: Callable[[Connection], _T]) -> _T:
         return await _answer(self._writes.run(work))
-
-
-def _accesses(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, Access]:
-    """What the reader sets of ``rows`` stand for, by number."""
-    members: dict[int, set[str]] = {row.reader_set: set() for row in rows}
-    for some in _batches(members.keys()):
-        for member in connection.execute(select(reader_set_members).where(reader_set_members.c.number.in_(some))):
-            members[member.number].add(member.principal)
-    return {number: Access(frozenset(principals)) for number, principals in members.items()}
 
 
 async def _answer(work: Awaitable[_T]) -> _T:
@@ -427,9 +412,3 @@ async def _answer(work: Awaitable[_T]) -> _T:
 
 def _no_collection(name: str) -> NotFound:
     return NotFound(f"there is no collection {name}", reason="COLLECTION_NOT_FOUND", metadata={"collection": name})
-
-
-def _batches(items: Some[Any]) -> Iterator[Sequence[Any]]:
-    pending = iter(sorted(items))
-    while some := list(islice(pending, _IN_LIMIT)):
-        yield some

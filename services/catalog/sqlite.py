@@ -27,7 +27,8 @@ def open_engine(path: Path) -> Engine:
 def _set_pragmas(connection: Any, _record: Any) -> None:
     # The driver must not begin transactions by itself: `_begin` does, in the mode that a writer needs.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
+    # What is erased is overwritten in the file, not merely unlinked.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import grpc
 
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
@@ -9,16 +11,22 @@ from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
 from services.catalog.ports import Catalog
 from services.catalog.recorded import recorded
 from services.ingestion.adapters.parsing.pool import SubprocessParser
+from services.ingestion.eraser import Eraser, ErasingPolicy
+from services.ingestion.erasure import Erasures
 from services.ingestion.ingestion import IngestionLimits, Ingestor
 from services.ingestion.library import Library
 from services.ingestion.parsed import ChunkLimits, DocumentParser
 from services.ingestion.servicer import IngestionServicer
 from services.ingestion.settings import IngestionOptions, IngestionSettings
+from services.ingestion.store_writer import MOST_WRITE
 from services.runtime.auditing.effects import Effects
 from services.runtime.identity import current_caller
 from services.runtime.process import Process
 from services.runtime.server import MIB, Service
 from services.vectorstores.ports import VectorStore
+
+# What receipts and errors call the store that chunks go to.
+_STORE = "store"
 
 
 async def assemble(
@@ -42,7 +50,7 @@ async def assemble(
         memory_limit_bytes=options.parser_memory_mib * MIB,
     )
     opened_store = store or await process.sealed_store(
-        settings, options.vector_store_url or settings.address("store"), "ingestion", "store"
+        settings, options.vector_store_url or settings.address("store"), "ingestion", _STORE
     )
     embedder = await process.embedder(settings)
     keys = await process.encryption(settings)
@@ -55,7 +63,8 @@ async def assemble(
         require_keys=keys.keyring.load if keys else None,
     )
     library = Library(opened_catalog, opened_store, embedder.model)
-    servicer = IngestionServicer(ingestor, library, current_caller)
+    eraser = Eraser(opened_catalog, {_STORE: opened_store}, _erasing(options))
+    servicer = IngestionServicer(ingestor, library, Erasures(opened_catalog, eraser), current_caller)
 
     def register(server: grpc.aio.Server) -> None:
         rpc.add_IngestionServiceServicer_to_server(servicer, server)
@@ -65,11 +74,13 @@ async def assemble(
         await opened_catalog.check()
 
     async def close() -> None:
+        await eraser.close()
         await ingestor.close()
         await opened_parser.close()
         await opened_store.close()
         await opened_catalog.close()
 
+    eraser.start()
     return Service(
         name="ingestion",
         descriptors=[pb.DESCRIPTOR.services_by_name["IngestionService"]],
@@ -81,6 +92,12 @@ async def assemble(
         # Room for the largest document and its description; a larger message is refused by gRPC itself.
         max_request_bytes=64 * MIB,
     )
+
+
+def _erasing(options: IngestionOptions) -> ErasingPolicy:
+    # A version that was on its way when its document was deleted may be written as late as this, if its process lives;
+    # a caller who sets a longer deadline may make it later.
+    return ErasingPolicy(latest_write=timedelta(seconds=options.timeout + 2 * MOST_WRITE))
 
 
 def _limits(options: IngestionOptions) -> IngestionLimits:

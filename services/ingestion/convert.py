@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from services.corpus.document import Collection
+from services.corpus.erasure import Erasure, ErasureStep
 from services.corpus.errors import Violations
 from services.corpus.filter import Filter
 from services.corpus.principal import Access
@@ -100,13 +103,46 @@ def _write_outcome(outcome: Outcome) -> pb.DocumentResult:
     )
 
 
-def read_document_name(message: pb.GetDocumentRequest) -> tuple[str, str]:
+def read_document_name(message: pb.GetDocumentRequest | pb.DeleteDocumentRequest) -> tuple[str, str]:
     """A collection and a document id."""
     violations = Violations()
     collection = wire_request.read_collection(message.collection, violations)
     document_id = wire_request.read_identifier(message.document_id, "document_id", violations)
     violations.raise_if_any()
     return collection, document_id
+
+
+def read_receipt_id(message: pb.GetErasureReceiptRequest) -> str:
+    """A receipt's id."""
+    violations = Violations()
+    receipt_id = wire_request.read_identifier(message.receipt_id, "receipt_id", violations)
+    violations.raise_if_any()
+    return receipt_id
+
+
+def write_receipt(erasure: Erasure) -> pb.ErasureReceipt:
+    """An erasure on the wire."""
+    return pb.ErasureReceipt(
+        receipt_id=erasure.receipt_id,
+        collection=erasure.collection,
+        document_id=erasure.document_id,
+        block_time=wire.write_timestamp(erasure.block_time),
+        steps=map(_write_step, erasure.steps),
+        complete_time=_write_moment(erasure.complete_time),
+    )
+
+
+def _write_step(step: ErasureStep) -> pb.ErasureStep:
+    return pb.ErasureStep(
+        place=step.place,
+        removed=step.removed,
+        remaining=step.remaining,
+        complete_time=_write_moment(step.complete_time),
+    )
+
+
+def _write_moment(moment: datetime | None) -> Timestamp | None:
+    return None if moment is None else wire.write_timestamp(moment)
 
 
 @dataclass(frozen=True)

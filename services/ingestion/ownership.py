@@ -1,4 +1,4 @@
-"""Who may replace a document or decide who reads it. Pure."""
+"""Who may replace or delete a document, or decide who reads it. Pure."""
 
 from __future__ import annotations
 
@@ -11,4 +11,14 @@ def may_manage(caller: Caller, owner: str) -> bool:
 
     Being able to read is not enough: a reader who replaced a document would own it and decide who else may read it.
     """
-    return owner == f"user:{caller.subject}" or EVERYTHING in caller.permissions
+    return owner == principal_of(caller) or is_administrator(caller)
+
+
+def principal_of(caller: Caller) -> str:
+    """The caller as an owner."""
+    return f"user:{caller.subject}"
+
+
+def is_administrator(caller: Caller) -> bool:
+    """Whether the caller may do everything in their tenant."""
+    return EVERYTHING in caller.permissions

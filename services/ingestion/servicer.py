@@ -11,6 +11,7 @@ from interceptors import current
 from interceptors._shapes import Context
 from services.corpus.principal import Caller
 from services.ingestion import convert
+from services.ingestion.erasure import Erasures
 from services.ingestion.ingestion import Ingestor
 from services.ingestion.library import Library
 from services.runtime import paging, wire
@@ -32,13 +33,14 @@ class IngestionServicer(rpc.IngestionServiceServicer):
     RetryFailedDocuments = unbuilt
     ListDeadLetters = unbuilt
     UploadDocument = unbuilt
-    DeleteDocument = unbuilt
-    GetErasureReceipt = unbuilt
     DeleteCollection = unbuilt
 
-    def __init__(self, ingestor: Ingestor, library: Library, caller_of: Callable[[], Caller]) -> None:
+    def __init__(
+        self, ingestor: Ingestor, library: Library, erasures: Erasures, caller_of: Callable[[], Caller]
+    ) -> None:
         self._ingestor = ingestor
         self._library = library
+        self._erasures = erasures
         self._caller_of = caller_of
 
     async def IngestDocuments(self, request: pb.IngestDocumentsRequest, context: Context) -> pb.IngestDocumentsResponse:
@@ -78,6 +80,20 @@ class IngestionServicer(rpc.IngestionServiceServicer):
         document = await self._library.update_access(self._caller_of(), collection, document_id, access)
         return pb.UpdateDocumentAccessResponse(document=wire.write_document(document))
 
+    async def DeleteDocument(self, request: pb.DeleteDocumentRequest, context: Context) -> pb.DeleteDocumentResponse:
+        """See the contract."""
+        collection, document_id = convert.read_document_name(request)
+        current_record().resource = f"collections/{collection}/documents/{document_id}"
+        erasure = await self._erasures.delete(self._caller_of(), collection, document_id, patience=_patience())
+        return pb.DeleteDocumentResponse(receipt=convert.write_receipt(erasure))
+
+    async def GetErasureReceipt(
+        self, request: pb.GetErasureReceiptRequest, context: Context
+    ) -> pb.GetErasureReceiptResponse:
+        """See the contract."""
+        erasure = await self._erasures.receipt(self._caller_of(), convert.read_receipt_id(request))
+        return pb.GetErasureReceiptResponse(receipt=convert.write_receipt(erasure))
+
     async def CreateCollection(
         self, request: pb.CreateCollectionRequest, context: Context
     ) -> pb.CreateCollectionResponse:
@@ -110,6 +126,6 @@ class IngestionServicer(rpc.IngestionServiceServicer):
 
 
 def _patience() -> float | None:
-    """How long a batch may take, so that there is still time to say what became of it."""
+    """How long a call's work may take, so that there is still time to say what became of it."""
     remaining = current.remaining()
     return None if remaining is None else remaining - min(_TO_ANSWER, remaining / 10)

@@ -102,9 +102,11 @@ class SealedVectorStore:
             if not isinstance(payload, SealBroken)
         ]
 
-    async def count_chunks(self, partition: Partition) -> int:
+    async def count_chunks(
+        self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
+    ) -> int:
         """See the port."""
-        return await self._inner.count_chunks(partition)
+        return await self._inner.count_chunks(partition, document_id, before_version=before_version)
 
     async def capabilities(self) -> StoreCapabilities:
         """See the port."""

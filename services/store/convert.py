@@ -64,6 +64,18 @@ def parse_fetch(request: pb.FetchChunksRequest) -> Partition:
     return partition
 
 
+def parse_count(request: pb.CountChunksRequest) -> tuple[Partition, str | None, int | None]:
+    """The partition, the document (None for everything) and the version before which to count, if any."""
+    violations = Violations()
+    partition = wire.parse_partition(request.partition, violations)
+    violations.require(request.before_version >= 0, "before_version", "must not be negative")
+    violations.require(
+        bool(request.document_id) or request.before_version <= 0, "document_id", "versions are those of a document"
+    )
+    violations.raise_if_any()
+    return partition, request.document_id or None, request.before_version or None
+
+
 def parse_listing(request: pb.ListPayloadsRequest) -> tuple[str, tuple[str, str], int]:
     """The tenant, the place after which the page begins, and the limit."""
     violations = Violations()

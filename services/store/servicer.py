@@ -59,10 +59,9 @@ class StoreServicer(rpc.StoreServiceServicer):
 
     async def CountChunks(self, request: pb.CountChunksRequest, context: Context) -> pb.CountChunksResponse:
         """See the contract."""
-        violations = Violations()
-        partition = wire.parse_partition(request.partition, violations)
-        violations.raise_if_any()
-        return pb.CountChunksResponse(count=await self._store.count_chunks(partition))
+        partition, document_id, before_version = convert.parse_count(request)
+        count = await self._store.count_chunks(partition, document_id, before_version=before_version)
+        return pb.CountChunksResponse(count=count)
 
     async def ListPayloads(self, request: pb.ListPayloadsRequest, context: Context) -> pb.ListPayloadsResponse:
         """See the contract."""

@@ -149,9 +149,17 @@ class IndexedStore:
         """Put other payloads in the place of those that are as expected; return how many."""
         return await self._run(self._writer, lambda: self._chunks.replace_payloads(tenant, changes))
 
-    async def count_chunks(self, partition: Partition) -> int:
-        """How many chunks the partition holds."""
-        return await self._run(self._readers, lambda: sum(self._chunks.tallies(partition).values()))
+    async def count_chunks(
+        self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
+    ) -> int:
+        """How many chunks the partition, or a document in it, has; of a document, those not ready as well."""
+
+        def count() -> int:
+            if document_id is None:
+                return sum(self._chunks.tallies(partition).values())
+            return len(self._chunks.ids_of_document(partition, document_id, before_version))
+
+        return await self._run(self._readers, count)
 
     async def capabilities(self) -> StoreCapabilities:
         """Dense and lexical."""

@@ -56,11 +56,7 @@ class MemoryVectorStore:
         shelf = self._shelves.get(partition)
         if shelf is None:
             return 0
-        doomed = [
-            chunk.chunk_id
-            for chunk in shelf.chunks.values()
-            if chunk.document_id == document_id and (before_version is None or chunk.version < before_version)
-        ]
+        doomed = _of_document(shelf, document_id, before_version)
         for chunk_id in doomed:
             del shelf.chunks[chunk_id]
         return len(doomed)
@@ -149,10 +145,14 @@ class MemoryVectorStore:
                 replaced += 1
         return replaced
 
-    async def count_chunks(self, partition: Partition) -> int:
-        """How many chunks the partition holds."""
+    async def count_chunks(
+        self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
+    ) -> int:
+        """How many chunks the partition, or a document in it, has."""
         shelf = self._shelves.get(partition)
-        return len(shelf.chunks) if shelf else 0
+        if shelf is None:
+            return 0
+        return len(shelf.chunks) if document_id is None else len(_of_document(shelf, document_id, before_version))
 
     async def capabilities(self) -> StoreCapabilities:
         """Dense and lexical."""
@@ -171,6 +171,14 @@ def _fetched(chunk: StoredChunk) -> FetchedChunk:
 
 def _allowed(shelf: _Shelf, reader_sets: frozenset[int] | None) -> list[StoredChunk]:
     return [chunk for chunk in shelf.chunks.values() if reader_sets is None or chunk.reader_set in reader_sets]
+
+
+def _of_document(shelf: _Shelf, document_id: str, before_version: int | None) -> list[str]:
+    return [
+        chunk.chunk_id
+        for chunk in shelf.chunks.values()
+        if chunk.document_id == document_id and (before_version is None or chunk.version < before_version)
+    ]
 
 
 def _best(scored: Iterable[tuple[StoredChunk, float]], limit: int) -> list[StoreHit]:

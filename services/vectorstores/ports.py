@@ -155,8 +155,14 @@ class VectorStore(Protocol):
     async def fetch_chunks(self, partition: Partition, chunk_ids: Sequence[str]) -> list[FetchedChunk]:
         """The named chunks, in the order asked; unknown ids are left out."""
 
-    async def count_chunks(self, partition: Partition) -> int:
-        """How many chunks the partition holds."""
+    async def count_chunks(
+        self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
+    ) -> int:
+        """How many chunks the partition holds.
+
+        With a ``document_id``, how many :meth:`delete_chunks` would still have to remove for the same arguments: those
+        that are written or removed by half count, too.
+        """
 
     async def capabilities(self) -> StoreCapabilities:
         """What this store can do."""

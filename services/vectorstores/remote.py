@@ -131,9 +131,13 @@ class RemoteVectorStore:
             replaced += (await self._call(self._stub.ReplacePayloads(request))).replaced
         return replaced
 
-    async def count_chunks(self, partition: Partition) -> int:
+    async def count_chunks(
+        self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
+    ) -> int:
         """See the port."""
-        request = pb.CountChunksRequest(partition=wire.partition_to_pb(partition))
+        request = pb.CountChunksRequest(
+            partition=wire.partition_to_pb(partition), document_id=document_id or "", before_version=before_version or 0
+        )
         return (await self._call(self._stub.CountChunks(request))).count
 
     async def capabilities(self) -> StoreCapabilities:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from services.catalog.memory import MemoryCatalog
 from services.catalog.ports import Catalog
 from services.catalog.sql import SqlCatalog
 from services.corpus.document import Collection, Document, DocumentState, MediaType
+from services.corpus.erasure import Erasure, ErasureStep
 from services.corpus.errors import (
     AlreadyExists,
     DataLoss,
@@ -398,16 +400,140 @@ async def test_the_owner_of_an_active_document_is_told_alone(catalog: Catalog) -
 
 
 async def test_a_deleted_document_is_blocked_at_once(catalog: Catalog) -> None:
-    made = await put(catalog, document())
+    await put(catalog, document())
     assert await catalog.mark_deleted("t", "c", "d")
     assert await catalog.find_readable("t", "c", ["d"], ALICE) == {}
     assert await catalog.list_readable("t", "c", ALICE) == []
     assert await catalog.count_readable("t", "c", ALICE) == 0
-    entry = await catalog.get_document("t", "c", "d")
-    assert entry is not None
-    assert (entry.state, entry.version) == (DocumentState.DELETED, made.version)
-    assert not await catalog.mark_deleted("t", "c", "d")
-    assert not await catalog.mark_deleted("t", "c", "unknown")
+    assert await catalog.get_document("t", "c", "d") is None
+    assert await catalog.mark_deleted("t", "c", "d") is None
+    assert await catalog.mark_deleted("t", "c", "unknown") is None
+
+
+async def test_a_document_is_deleted_for_its_owner_alone_where_one_is_named(catalog: Catalog) -> None:
+    made = await put(catalog, document())
+    assert await catalog.mark_deleted("t", "c", "d", owner="user:mallory", stores=["store"]) is None
+    assert await catalog.find_readable("t", "c", ["d"], BOB)
+    assert await catalog.unfinished_erasures() == []
+    assert await catalog.mark_deleted("t", "c", "d", owner=made.owner, stores=["store"])
+    assert await catalog.find_readable("t", "c", ["d"], BOB) == {}
+
+
+async def test_a_deletion_begins_an_erasure(catalog: Catalog) -> None:
+    made = await put(catalog, document(chunk_count=7))
+    erasure = await catalog.mark_deleted("t", "c", "d", stores=["store", "archive"])
+    assert erasure is not None
+    assert re.fullmatch("[0-9a-f]{32}", erasure.receipt_id)
+    now = erasure.block_time
+    assert datetime.now(UTC) - timedelta(minutes=5) < now <= datetime.now(UTC)
+    assert erasure == Erasure(
+        receipt_id=erasure.receipt_id,
+        tenant="t",
+        collection="c",
+        document_id="d",
+        owner=made.owner,
+        before_version=made.version + 1,
+        unsettled=False,
+        block_time=now,
+        steps=(
+            ErasureStep("catalog", 1, 0, now),
+            ErasureStep("store", 0, 7),
+            ErasureStep("archive", 0, 7),
+        ),
+    )
+    assert await catalog.find_erasure("t", erasure.receipt_id) == erasure
+    assert await catalog.unfinished_erasures() == [erasure]
+
+
+async def test_without_a_store_there_is_nothing_left_to_erase(catalog: Catalog) -> None:
+    await put(catalog, document())
+    erasure = await catalog.mark_deleted("t", "c", "d")
+    assert erasure is not None
+    assert erasure.complete_time == erasure.block_time
+    assert await catalog.find_erasure("t", erasure.receipt_id) == erasure
+    assert await catalog.unfinished_erasures() == []
+
+
+async def test_an_erasure_covers_every_version_that_was_planned_before_it(catalog: Catalog) -> None:
+    await put(catalog, document())
+    planned = await catalog.plan_version("t", "c", "d", TO_ALL)
+    first = await catalog.mark_deleted("t", "c", "d", stores=["store"])
+    assert first is not None
+    assert (first.before_version, first.unsettled) == (planned.version + 1, True)
+    again = await put(catalog, document(create_time=NOW + timedelta(days=1)))
+    assert again.version == first.before_version
+    # It is another document, with a birthday of its own.
+    assert await catalog.get_document("t", "c", "d") == again
+    second = await catalog.mark_deleted("t", "c", "d", stores=["store"])
+    assert second is not None
+    assert (second.before_version, second.unsettled) == (again.version + 1, False)
+    assert second.receipt_id != first.receipt_id
+
+
+async def test_the_last_erasure_of_a_name_is_found_by_whose_it_was(catalog: Catalog) -> None:
+    made = []
+    for owner in ("user:alice", "user:bob", "user:alice", "user:carol"):
+        await put(catalog, document(owner=owner))
+        made.append(await catalog.mark_deleted("t", "c", "d", stores=["store"]))
+    assert await catalog.last_erasure("t", "c", "d") == made[3]
+    assert await catalog.last_erasure("t", "c", "d", owner="user:alice") == made[2]
+    assert await catalog.last_erasure("t", "c", "d", owner="user:bob") == made[1]
+    assert await catalog.last_erasure("t", "c", "d", owner="user:mallory") is None
+    for place in (("t", "c", "e"), ("t", "other", "d"), ("other", "c", "d")):
+        assert await catalog.last_erasure(*place) is None
+
+
+async def test_a_receipt_is_found_by_its_id_and_within_its_tenant_alone(catalog: Catalog) -> None:
+    await put(catalog, document())
+    erasure = await catalog.mark_deleted("t", "c", "d", stores=["store"])
+    assert erasure is not None
+    assert await catalog.find_erasure("t", erasure.receipt_id) == erasure
+    assert await catalog.find_erasure("other", erasure.receipt_id) is None
+    assert await catalog.find_erasure("t", "0" * 32) is None
+
+
+async def test_an_erasure_is_recorded_as_it_goes_on_and_only_over_what_it_was(catalog: Catalog) -> None:
+    await put(catalog, document(chunk_count=2))
+    begun = await catalog.mark_deleted("t", "c", "d", stores=["store"])
+    assert begun is not None
+    found = begun.counted("store", 5, NOW)
+    assert await catalog.record_erasure(begun, found)
+    assert await catalog.find_erasure("t", begun.receipt_id) == found
+    done = found.counted("store", 0, NOW)
+    assert not await catalog.record_erasure(begun, done)
+    assert await catalog.find_erasure("t", begun.receipt_id) == found
+    assert await catalog.unfinished_erasures() == [found]
+    assert await catalog.record_erasure(found, done)
+    assert await catalog.last_erasure("t", "c", "d") == done
+    assert done.steps[1] == ErasureStep("store", 5, 0, NOW)
+    assert done.complete_time == NOW
+    assert await catalog.unfinished_erasures() == []
+
+
+async def test_unfinished_erasures_of_all_tenants_come_in_pages(catalog: Catalog) -> None:
+    made = []
+    for i in range(7):
+        await put(catalog, document(f"d{i}", tenant=f"t{i % 2}"))
+        begun = await catalog.mark_deleted(f"t{i % 2}", "c", f"d{i}", stores=["store"])
+        assert begun is not None
+        made.append(begun)
+    assert await catalog.record_erasure(made[3], made[3].counted("store", 0, NOW))
+    del made[3]
+    paged: list[Erasure] = []
+    while page := await catalog.unfinished_erasures(after=paged[-1].receipt_id if paged else "", limit=4):
+        assert len(page) <= 4
+        paged += page
+    assert paged == sorted(made, key=lambda erasure: erasure.receipt_id)
+
+
+async def test_receipts_outlive_their_collection(catalog: Catalog) -> None:
+    await catalog.create_collection(collection())
+    await put(catalog, document())
+    erasure = await catalog.mark_deleted("t", "c", "d", stores=["store"])
+    assert erasure is not None
+    await catalog.delete_collection("t", "c")
+    assert await catalog.find_erasure("t", erasure.receipt_id) == erasure
+    assert await catalog.unfinished_erasures() == [erasure]
 
 
 async def test_the_catalog_can_be_checked(catalog: Catalog) -> None:
@@ -425,7 +551,8 @@ _steps = st.lists(
         st.tuples(st.just("plan"), _names, _names, _access),
         st.tuples(st.just("activate"), _names, _names, _access, st.integers(1, 4)),
         st.tuples(st.just("access"), _names, _names, _access),
-        st.tuples(st.just("delete"), _names, _names),
+        st.tuples(st.just("delete"), _names, _names, st.sampled_from([None, "user:alice", "user:bob"])),
+        st.tuples(st.just("erase"), st.integers(0, 3)),
     ),
     max_size=25,
 )
@@ -447,8 +574,20 @@ async def _do(catalog: Catalog, step: tuple[Any, ...]) -> Any:
             return await catalog.activate_version(made)
         case ("access", where, name, access):
             return await catalog.set_access("t", where, name, access) in await catalog.reader_sets("t", ALICE)
+        case ("erase", count):
+            begun = await catalog.last_erasure("t", "a", "a")
+            return begun and await catalog.record_erasure(begun, begun.counted("store", count, NOW))
         case _:
-            return await catalog.mark_deleted("t", *step[1:])
+            begun = await catalog.mark_deleted("t", *step[1:3], owner=step[3], stores=["store"])
+            return begun and _told(begun)
+
+
+def _told(erasure: Erasure | None) -> Erasure | None:
+    """Without what is each adapter's own: its id and its times."""
+    if erasure is None:
+        return None
+    steps = tuple(replace(step, complete_time=step.complete_time and NOW) for step in erasure.steps)
+    return replace(erasure, receipt_id="", block_time=NOW, steps=steps)
 
 
 async def _result(catalog: Catalog, step: tuple[Any, ...]) -> Any:
@@ -468,6 +607,8 @@ async def _view(catalog: Catalog) -> Any:
         for name in ("a", "b"):
             entry = await catalog.get_document("t", where, name)
             view.append(entry and replace(entry, update_time=NOW))
+            view.append(_told(await catalog.last_erasure("t", where, name)))
+    view.append(len(await catalog.unfinished_erasures()))
     return view
 
 
@@ -499,7 +640,7 @@ async def test_everything_outlives_a_restart(tmp_path: Path) -> None:
     made = await put(first, document(access=TO_HR))
     await put(first, document("gone"))
     planned = await first.plan_version("t", "c", "gone", TO_ALL)
-    await first.mark_deleted("t", "c", "gone")
+    erasure = await first.mark_deleted("t", "c", "gone", stores=["store"])
     sets = await first.reader_sets("t", ALICE)
     await first.close()
 
@@ -509,7 +650,37 @@ async def test_everything_outlives_a_restart(tmp_path: Path) -> None:
     assert await second.reader_sets("t", ALICE) == sets
     assert not await second.activate_version(document("gone", version=planned.version))
     assert (await second.plan_version("t", "c", "d", TO_ALL)).version == 2
+    assert await second.unfinished_erasures() == [erasure]
     await second.close()
+
+
+async def test_a_catalog_from_before_there_were_receipts_gets_a_table_for_them(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    first = await SqlCatalog.open_sqlite(path)
+    made = await put(first, document())
+    await first.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE erasures")
+    connection.close()
+    second = await SqlCatalog.open_sqlite(path)
+    assert await second.get_document("t", "c", "d") == made
+    assert await second.mark_deleted("t", "c", "d", stores=["store"])
+    await second.close()
+
+
+async def test_nothing_that_tells_of_the_contents_is_left_in_the_file_of_what_was_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite3"
+    catalog = await SqlCatalog.open_sqlite(path)
+    words = ("Quittenmus", "hefezopf", "5ac1ed")
+    for name in ("gone", "kept"):
+        title, uri, digest = (f"{word}-{name}" for word in words)
+        await put(catalog, document(name, title=title, uri=f"https://example.org/{uri}", content_sha256=digest))
+    assert await catalog.mark_deleted("t", "c", "gone", stores=["store"])
+    await catalog.close()  # folds the write-ahead log into the file
+    content = path.read_bytes()
+    for word in words:
+        assert f"{word}-kept".encode() in content
+        assert f"{word}-gone".encode() not in content
 
 
 async def test_two_processes_share_a_file(tmp_path: Path) -> None:
@@ -658,7 +829,8 @@ async def test_details_are_walked_over_and_replaced_where_they_did_not_change(se
         await put(catalog, document(name))
         await put(catalog, replace(document(name), collection="other"))
     await put(catalog, document("x", tenant="u"))
-    await catalog.mark_deleted("t", "c", "b")
+    await put(catalog, document("gone"))
+    await catalog.mark_deleted("t", "c", "gone")
     walked: list[KeptDetails] = []
     after = ("", "")
     while page := await catalog.list_details("t", after=after, limit=3):

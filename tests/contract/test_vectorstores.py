@@ -334,6 +334,27 @@ async def test_delete_removes_older_versions_and_spares_newer_ones_and_other_doc
     assert ids(await store.search_dense(partition, direction(0), 20, None)) == ["other#1.0"]
 
 
+async def test_a_count_of_a_document_tells_what_a_deletion_would_still_remove(
+    store: VectorStore, partition: Partition
+) -> None:
+    await store.upsert_chunks(
+        partition,
+        [*(chunk(i, version=version) for version in (1, 2, 3) for i in range(version)), chunk(0, document="e")],
+    )
+    elsewhere = Partition(f"{partition.tenant}-other", partition.collection)
+    await store.upsert_chunks(elsewhere, [chunk(0)])
+    counts = {
+        version: await store.count_chunks(partition, "d", before_version=version) for version in (None, 1, 2, 3, 4)
+    }
+    assert counts == {None: 6, 1: 0, 2: 1, 3: 3, 4: 6}
+    assert await store.count_chunks(partition, "unknown") == 0
+    for version, removed in ((3, 3), (None, 3)):
+        assert await store.delete_chunks(partition, "d", before_version=version) == removed
+        assert await store.count_chunks(partition, "d", before_version=version) == 0
+    assert [await store.count_chunks(p, name) for p, name in ((partition, "e"), (elsewhere, "d"))] == [1, 1]
+    assert await store.count_chunks(Partition(partition.tenant, "nowhere"), "d") == 0
+
+
 async def test_deleted_chunks_can_come_back(store: VectorStore, partition: Partition) -> None:
     await store.upsert_chunks(partition, [chunk(0), chunk(1)])
     await store.delete_chunks(partition, "d")

@@ -12,7 +12,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 LATEST = 0.05
 IN_FLIGHT = 6
 Effect = tuple[str, str]
-"""A tenant and what was changed in it, as events name it."""
+"""A tenant and what was changed in it, as events name it; what was deleted has a "-" in front."""
 
 
 @dataclass
@@ -46,17 +46,25 @@ class Plan:
     """What a run asks for: each effect is asked for once, so that the state tells which calls had theirs."""
 
     calls: int
-    tag: str
-    documents: list[str] = field(default_factory=list)
 
-    def shared(self) -> int:
-        return self.calls * 4 // 10
+    @property
+    def shared(self) -> list[str]:
+        return self._names("shared", 3)
 
-    def collections(self) -> int:
-        return self.calls * 4 // 10
+    @property
+    def deleted(self) -> list[str]:
+        return self._names("deleted", 2)
 
+    @property
+    def collections(self) -> list[str]:
+        return self._names("collection", 3)
+
+    @property
     def tenants(self) -> list[str]:
-        return [f"{self.tag}-{n}" for n in range(self.calls - self.shared() - self.collections())]
+        return self._names("tenant", 2)
+
+    def _names(self, kind: str, tenths: int) -> list[str]:
+        return [f"{kind}-{n}" for n in range(self.calls * tenths // 10)]
 
 
 class Client:
@@ -86,15 +94,16 @@ class Client:
         async with grpc.aio.insecure_channel(self._address, options=[("grpc.enable_retries", 0)]) as channel:
             stub: Any = rpc.IngestionServiceStub(channel)
             calls: list[tuple[Any, Any, Any]] = [
-                *((stub.UpdateDocumentAccess, _share(name), mine) for name in plan.documents),
-                *((stub.CreateCollection, _collection(plan, n), mine) for n in range(plan.collections())),
+                *((stub.UpdateDocumentAccess, _share(name), mine) for name in plan.shared),
+                *((stub.DeleteDocument, pb.DeleteDocumentRequest(document_id=name), mine) for name in plan.deleted),
+                *((stub.CreateCollection, pb.CreateCollectionRequest(name=name), mine) for name in plan.collections),
                 *(
                     (
                         stub.IngestDocuments,
                         pb.IngestDocumentsRequest(documents=[_document("d")]),
                         self._metadata(tenant),
                     )
-                    for tenant in plan.tenants()
+                    for tenant in plan.tenants
                 ),
             ]
             self._random.shuffle(calls)
@@ -133,10 +142,6 @@ def _share(name: str) -> pb.UpdateDocumentAccessRequest:
     )
 
 
-def _collection(plan: Plan, number: int) -> pb.CreateCollectionRequest:
-    return pb.CreateCollectionRequest(name=f"{plan.tag}-{number}")
-
-
 async def effects(data: Path, plan: Plan) -> set[Effect]:
     """What there is: collections, documents, changed readers and keys, of every tenant."""
     keys = Encryption.open(EncryptionOptions(), data / "keys")
@@ -145,7 +150,12 @@ async def effects(data: Path, plan: Plan) -> set[Effect]:
     try:
         with_keys = [record.tenant for record in keys.keyring.list_tenants()]
         found |= {(tenant, f"tenants/{tenant}/keys") for tenant in with_keys}
-        for tenant in ("default", *plan.tenants()):
+        for name in plan.deleted:
+            if await catalog.last_erasure("default", "default", name):
+                found |= {("default", f"-collections/default/documents/{name}")}
+                # It was there before.
+                found |= {("default", f"collections/default/documents/{name}")}
+        for tenant in ("default", *plan.tenants):
             collections = await catalog.list_collections(tenant, limit=10_000)
             found |= {(tenant, f"collections/{collection.name}") for collection in collections}
             who = frozenset({"user:developer"})
@@ -162,8 +172,12 @@ async def effects(data: Path, plan: Plan) -> set[Effect]:
 
 def said(events: list[AuditEvent]) -> tuple[set[Effect], set[Effect]]:
     """What events announced, and what they claim."""
-    begun = {(event.tenant, event.resource) for event in events if event.stage is Stage.BEGUN and event.resource}
-    return begun, {(event.tenant, change) for event in events for change in event.changes}
+    begun = {(event.tenant, _sign(event) + event.resource) for event in events if event.stage is Stage.BEGUN}
+    return begun, {(event.tenant, _sign(event) + change) for event in events for change in event.changes}
+
+
+def _sign(event: AuditEvent) -> str:
+    return "-" if event.method.endswith("/DeleteDocument") else ""
 
 
 def check_log(data: Path) -> list[AuditEvent]:
@@ -182,11 +196,10 @@ CANCELLED = [pytest.param(200, id="short"), pytest.param(2000, marks=pytest.mark
 
 @pytest.mark.parametrize("count", CANCELLED)
 def test_cancelled_calls_leave_true_records(tmp_path: Path, count: int) -> None:
-    plan = Plan(count, "given-up")
-    plan.documents = [f"shared-{n}" for n in range(plan.shared())]
+    plan = Plan(count)
     with mesh_served(tmp_path / "data") as mesh:
         client = Client(tmp_path / "data", mesh.addresses["ingestion"])
-        asyncio.run(client.ingest(plan.documents))
+        asyncio.run(client.ingest([*plan.shared, *plan.deleted]))
         before = asyncio.run(effects(tmp_path / "data", plan))
         asyncio.run(client.run(plan))
     assert client.outcomes["CANCELLED"] > count // 10
@@ -205,11 +218,10 @@ def test_cancelled_calls_leave_true_records(tmp_path: Path, count: int) -> None:
 )
 def test_killed_services_leave_true_records(tmp_path: Path, count: int, kills: int) -> None:
     data = tmp_path / "data"
-    plan = Plan(count, "killed")
-    plan.documents = [f"shared-{n}" for n in range(plan.shared())]
+    plan = Plan(count)
     with mesh_served(data) as mesh, restartable(mesh) as ingestion:
         client = Client(data, mesh.addresses["ingestion"])
-        asyncio.run(client.ingest(plan.documents))
+        asyncio.run(client.ingest([*plan.shared, *plan.deleted]))
         # Not all of them at the beginning of something.
         at = {count * (n + 1) // (kills + 1) + n for n in range(kills)}
 

@@ -108,12 +108,37 @@ def test_the_command_of_the_guide_mints_a_token_that_works(guarded: Mesh) -> Non
 
 
 def test_the_commands_of_the_guide_that_take_a_token_back_work(guarded: Mesh) -> None:
-    _, block = blocks(ROOT / "docs" / "access.md", "sh")
+    _, block, _ = blocks(ROOT / "docs" / "access.md", "sh")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, **guarded.environment, "PATH": path}
     command = ["bash", "-euo", "pipefail", "-c", block.body.replace("alice", "somebody-else")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.count("revoked: ") == 3
+
+
+def test_the_command_of_the_guide_deletes_for_the_owner_alone(guarded: Mesh, tmp_path: Path) -> None:
+    *_, block = blocks(ROOT / "docs" / "access.md", "sh")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", "-euo", "pipefail", "-c", block.body]
+    frank, grace = as_caller(guarded, "frank", "writer"), as_caller(guarded, "grace", "writer")
+    (tmp_path / "shuttle-bus.txt").write_text("The shuttle to the harbour leaves at 09:55.")
+    frank.groundwire("ingest", str(tmp_path), "--readers", "tenant:*")
+    assert "09:55" in grace.ask("When does the shuttle to the harbour leave?")["answer"]
+
+    def run(caller: Mesh) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **caller.environment, "PATH": path}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    refused = run(grace)
+    assert refused.returncode == 4
+    assert "only the document's owner" in refused.stderr
+    deleted = run(frank)
+    assert deleted.returncode == 0, deleted.stderr
+    assert "nothing of it is left" in deleted.stdout
+    assert "09:55" not in grace.ask("When does the shuttle to the harbour leave?")["answer"]
+    # The receipt is shown again to whoever deleted it, and to nobody else.
+    assert run(frank).stdout == deleted.stdout
+    assert "no such document" in run(grace).stderr
 
 
 def test_a_revoked_token_is_refused_by_every_service(guarded: Mesh) -> None:

@@ -44,7 +44,7 @@ def test_every_command_works(tmp_path: Path) -> None:
         exports = "\n".join(block.body for block in found if block.body.startswith("export "))
         printed = [run(block, mesh, exports) for block in found]
     everything = "\n".join(printed)
-    assert len(printed) == 14
+    assert len(printed) == 15
     for expected in (
         "groundwire.query.v1.QueryService",
         '"status": "SERVING"',
@@ -60,6 +60,8 @@ def test_every_command_works(tmp_path: Path) -> None:
         "Code: NotFound",
         "COLLECTION_NOT_FOUND",
         "x-request-id: cookbook-1",
+        '"place": "catalog"',
+        '"complete_time"',
     ):
         assert expected in everything, expected
 

@@ -204,6 +204,13 @@ WRONG: list[tuple[str, Message | bytes, list[str]]] = [
         ["collection", "document_id"],
     ),
     ("ingestion/GetDocument", ingestion_pb.GetDocumentRequest(document_id="garage\n"), ["document_id"]),
+    (
+        "ingestion/DeleteDocument",
+        ingestion_pb.DeleteDocumentRequest(collection="a/b", document_id=LONG),
+        ["collection", "document_id"],
+    ),
+    ("ingestion/GetErasureReceipt", ingestion_pb.GetErasureReceiptRequest(), ["receipt_id"]),
+    ("ingestion/GetErasureReceipt", ingestion_pb.GetErasureReceiptRequest(receipt_id=LONG), ["receipt_id"]),
     ("ingestion/ListDocuments", ingestion_pb.ListDocumentsRequest(page_size=-1), ["page_size"]),
     (
         "ingestion/ListDocuments",
@@ -289,6 +296,16 @@ WRONG: list[tuple[str, Message | bytes, list[str]]] = [
     ),
     ("store/FetchChunks", store_pb.FetchChunksRequest(), ["partition.tenant", "partition.collection"]),
     ("store/CountChunks", store_pb.CountChunksRequest(), ["partition.tenant", "partition.collection"]),
+    (
+        "store/CountChunks",
+        store_pb.CountChunksRequest(document_id="d", before_version=-1),
+        ["partition.tenant", "partition.collection", "before_version"],
+    ),
+    (
+        "store/CountChunks",
+        store_pb.CountChunksRequest(before_version=3),
+        ["partition.tenant", "partition.collection", "document_id"],
+    ),
 ]
 
 
@@ -324,6 +341,8 @@ MISSING: list[tuple[str, Message, str]] = [
         ingestion_pb.UpdateDocumentAccessRequest(document_id="nowhere", access=core_pb2.Access()),
         "NOT_FOUND",
     ),
+    ("ingestion/DeleteDocument", ingestion_pb.DeleteDocumentRequest(document_id="nowhere"), "NOT_FOUND"),
+    ("ingestion/GetErasureReceipt", ingestion_pb.GetErasureReceiptRequest(receipt_id="0" * 32), "NOT_FOUND"),
 ]
 
 
@@ -438,6 +457,7 @@ BUILT = {
     "ingestion/UpdateDocumentAccess": ingestion_pb.UpdateDocumentAccessRequest(
         document_id="garage", access=core_pb2.Access(readers=["user:alice"])
     ),
+    "ingestion/DeleteDocument": ingestion_pb.DeleteDocumentRequest(document_id="garage"),
     "ingestion/CreateCollection": ingestion_pb.CreateCollectionRequest(name="legal"),
     "ingestion/GetCollection": ingestion_pb.GetCollectionRequest(),
     "ingestion/ListCollections": ingestion_pb.ListCollectionsRequest(),

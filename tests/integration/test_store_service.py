@@ -240,7 +240,9 @@ class Broken(MemoryVectorStore):
     async def capabilities(self) -> StoreCapabilities:
         raise Unavailable("the engine is gone")
 
-    async def count_chunks(self, partition: Partition) -> int:
+    async def count_chunks(
+        self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
+    ) -> int:
         raise OSError("/secret/path: disk full")
 
 

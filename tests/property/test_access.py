@@ -36,6 +36,8 @@ from services.corpus.filter import Equals
 from services.corpus.terms import analyze
 from services.generation.generation import Generator
 from services.generation.servicer import GenerationServicer
+from services.ingestion.eraser import Eraser
+from services.ingestion.erasure import Erasures
 from services.ingestion.library import Library
 from services.ingestion.servicer import IngestionServicer
 from services.query.adapters.generation_service import GenerationOverGrpc
@@ -152,7 +154,8 @@ class Services:
         )
         self.query = QueryServicer(answerer, lambda: self.caller)
         library = Library(catalog, stores[0], EMBEDDER.model)
-        self.ingestion = IngestionServicer(None, library, lambda: self.caller)  # type: ignore[arg-type] # nothing is taken in
+        erasures = Erasures(catalog, Eraser(catalog, {f"store{n}": store for n, store in enumerate(stores)}))
+        self.ingestion = IngestionServicer(None, library, erasures, lambda: self.caller)  # type: ignore[arg-type] # nothing is taken in
 
     # --- what is looked at ---------------------------------------------------------------------------------------
 
@@ -187,8 +190,11 @@ class Services:
         for store in self.stores:
             store.lies = rng.random() < 0.2
         call = rng.choices(
-            [self.retrieve, self.stream, self.answer, self.list_documents, self.get_document, self.share, self.count],
-            [35, 18, 4, 16, 15, 6, 6],
+            [
+                *(self.retrieve, self.stream, self.answer, self.list_documents, self.get_document, self.share),
+                *(self.delete, self.count),
+            ],
+            [35, 18, 4, 16, 15, 5, 1, 6],
         )[0]
         try:
             traced: Any = Call(f"/test/{call.__name__}")
@@ -332,7 +338,7 @@ class Services:
         )
         known = world.current.get(key)
         reads = known is not None and known.admits(self.caller)
-        owns = known is not None and (known.owner == self.caller.subject or "admin:*" in self.caller.permissions)
+        owns = known is not None and self.manages(known.owner)
         expected: type[GroundwireError] | None = NotFound if not reads else None if owns else PermissionDenied
         raised: type[GroundwireError] | None = None
         try:
@@ -342,6 +348,42 @@ class Services:
         assert raised is expected
         if raised is None and known is not None:
             await self.world.restore(known)
+
+    async def delete(self) -> None:
+        """Nobody deletes what they may not; what was deleted leaves no chunk behind, and its receipt is not everybody's."""
+        world, document_id = self.world, self.anybodys_id()
+        key = (self.caller.tenant, self.rng.choice(COLLECTIONS), document_id)
+        self.chaos.rate = self.chaos.faults = 0.0
+        request = ingestion_pb.DeleteDocumentRequest(collection=key[1], document_id=document_id)
+        known = world.current.get(key)
+        reads = known is not None and known.admits(self.caller)
+        owns = known is not None and self.manages(known.owner)
+        raised: type[GroundwireError] | None = None
+        receipt = ingestion_pb.ErasureReceipt()
+        try:
+            receipt = (await self.ingestion.DeleteDocument(request, None)).receipt  # type: ignore[arg-type] # as above
+        except (NotFound, PermissionDenied) as error:
+            raised = type(error)
+        if raised is None:
+            erasure = await world.catalog.find_erasure(key[0], receipt.receipt_id)
+            assert erasure is not None
+            assert self.manages(erasure.owner)
+        if not reads:
+            # Whoever deleted a document of that name gets its receipt, and whatever has that name now stays.
+            assert raised in {None, NotFound}
+            return
+        assert raised is (None if owns else PermissionDenied)
+        if owns:
+            steps = [(step.remaining, step.HasField("complete_time")) for step in receipt.steps]
+            assert steps == [(0, True)] * (1 + len(world.stores))
+            assert [await store.count_chunks(Partition(*key[:2]), document_id) for store in world.stores] == [
+                0 for _ in world.stores
+            ]
+            del world.current[key]
+        self.tally["deleted" if owns else "kept from a reader"] += 1
+
+    def manages(self, owner: str) -> bool:
+        return owner.removeprefix("user:") == self.caller.subject or "admin:*" in self.caller.permissions
 
     async def count(self) -> None:
         self.chaos.rate = 0.0
@@ -436,12 +478,13 @@ def test_no_caller_sees_a_sign_of_what_they_may_not_read(caplog: pytest.LogCaptu
     for number in range(CASES // PER_WORLD):
         total += asyncio.run(play(random.Random(f"{seed}/{number}"), PER_WORLD, in_memory, caplog))
     print(dict(total))  # noqa: T201 - shown when the test fails
-    calls = ("retrieve", "stream", "answer", "list_documents", "get_document", "share", "count")
+    calls = ("retrieve", "stream", "answer", "list_documents", "get_document", "share", "delete", "count")
     assert sum(total[name] for name in calls) >= CASES
     # What the test is about did happen, and often.
     for what in ("prompts", "changes in between", "failures in between", "compared with the oracle", "event reset"):
         assert total[what] > CASES / 200, what
-    assert total["abstention 1"] > 0
+    for what in ("abstention 1", "deleted", "kept from a reader"):
+        assert total[what] > 0, what
 
 
 def test_no_caller_sees_a_sign_of_it_from_files_either(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

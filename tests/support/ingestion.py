@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,13 @@ from services.catalog.memory import MemoryCatalog
 from services.catalog.ports import VersionPlan
 from services.corpus.chunk import Passage, chunk_id
 from services.corpus.document import Collection, Document, MediaType
+from services.corpus.erasure import Erasure
 from services.corpus.principal import Access, Caller
 from services.embedding.memory import HashingEmbedder
 from services.ingestion.adapters.parsing.in_process import InProcessParser
 from services.ingestion.batch import Draft, Outcome
+from services.ingestion.eraser import Eraser, ErasingPolicy
+from services.ingestion.erasure import Erasures
 from services.ingestion.ingestion import IngestionLimits, Ingestor
 from services.ingestion.library import Library
 from services.ingestion.parsed import ChunkLimits, DocumentParser, SplitDocument
@@ -27,6 +31,7 @@ TENANT = "acme"
 ALICE = Caller(TENANT, "alice")
 BOB = Caller(TENANT, "bob", groups=frozenset({"hr"}))
 ADMIN = Caller(TENANT, "root", permissions=frozenset({"admin:*"}))
+IMPATIENT = ErasingPolicy(first_wait=0.001, most_wait=0.01, latest_write=timedelta(hours=1))
 SMALL = ChunkLimits(target_chars=16, max_chars=32, overlap_chars=0)
 
 Hook = Callable[[str], Exception | None]
@@ -85,6 +90,13 @@ class FlakyStore(MemoryVectorStore):
         await self._faults.strike("delete_chunks")
         return await super().delete_chunks(partition, document_id, before_version=before_version)
 
+    async def count_chunks(
+        self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
+    ) -> int:
+        if document_id is not None:
+            await self._faults.strike("count_chunks")
+        return await super().count_chunks(partition, document_id, before_version=before_version)
+
     async def assign_readers(self, partition: Partition, document_id: str, reader_set: int) -> None:
         await self._faults.strike("assign_readers")
         await super().assign_readers(partition, document_id, reader_set)
@@ -114,6 +126,26 @@ class FlakyCatalog(MemoryCatalog):
         activated = await super().activate_version(document)
         await self._faults.strike("activate_version done")
         return activated
+
+    async def mark_deleted(
+        self,
+        tenant: str,
+        collection: str,
+        document_id: str,
+        *,
+        owner: str | None = None,
+        stores: Sequence[str] = (),
+    ) -> Erasure | None:
+        await self._faults.strike("mark_deleted")
+        return await super().mark_deleted(tenant, collection, document_id, owner=owner, stores=stores)
+
+    async def unfinished_erasures(self, *, after: str = "", limit: int = 100) -> list[Erasure]:
+        await self._faults.strike("unfinished_erasures")
+        return await super().unfinished_erasures(after=after, limit=limit)
+
+    async def record_erasure(self, before: Erasure, after: Erasure) -> bool:
+        await self._faults.strike("record_erasure")
+        return await super().record_erasure(before, after)
 
 
 class FlakyEmbedder(HashingEmbedder):
@@ -160,6 +192,14 @@ class World:
             catalog=self.catalog, parser=self.parser, embedder=self.embedder, store=self.store, limits=self.limits
         )
         self.library = Library(self.catalog, self.store, self.embedder.model)
+        self.moved = timedelta(0)
+        """How far ahead the erasers' clock is."""
+        self.eraser = self.make_eraser()
+        self.erasures = Erasures(self.catalog, self.eraser)
+
+    def make_eraser(self) -> Eraser:
+        """An eraser of another process, or of this one after a restart."""
+        return Eraser(self.catalog, {"store": self.store}, IMPATIENT, now=lambda: datetime.now(UTC) + self.moved)
 
     async def collection(self, name: str = "default", caller: Caller = ALICE) -> Collection:
         return await self.library.collection(caller, name)

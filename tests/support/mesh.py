@@ -85,6 +85,8 @@ class Mesh:
 
     def __post_init__(self) -> None:
         self.addresses: dict[str, str] = {}
+        self.process: Process
+        self.directory: Path
 
     @property
     def query(self) -> QueryServiceAsyncStub:
@@ -119,6 +121,12 @@ class Mesh:
     async def stop(self, name: str) -> None:
         """End one service."""
         await self.servers[name].drain(delay=0, grace=0)
+
+    async def start(self, name: str) -> None:
+        """Begin one service, or begin it again after it was stopped."""
+        if (channel := self.channels.pop(name, None)) is not None:
+            await channel.close()
+        await _start(self, name, self.process, self.directory)
 
     async def raw(self, service: str, method: str, *messages: bytes, **options: Any) -> Ended:
         """Call ``/package.Service/Method`` of ``service`` with bytes as they are; any shape of call fits."""
@@ -190,10 +198,11 @@ async def open_mesh(
     with tempfile.TemporaryDirectory(prefix="gw-") as directory:
         mesh = Mesh(catalog or MemoryCatalog(), vectors or MemoryVectorStore())
         mesh.addresses.update({name: f"unix:{directory}/{name}.sock" for name in NAMES})
-        process = Process(embedder=HashingEmbedder(), cross_encoder=OverlapCrossEncoder())
+        process = mesh.process = Process(embedder=HashingEmbedder(), cross_encoder=OverlapCrossEncoder())
+        mesh.directory = Path(directory)
         try:
             for name in names:
-                await _start(mesh, name, process, Path(directory))
+                await mesh.start(name)
             yield mesh
         finally:
             for channel in mesh.channels.values():

@@ -66,8 +66,10 @@ class StoreProxy:
     async def fetch_chunks(self, partition: Partition, chunk_ids: Sequence[str]) -> list[FetchedChunk]:
         return await self.inner.fetch_chunks(partition, chunk_ids)
 
-    async def count_chunks(self, partition: Partition) -> int:
-        return await self.inner.count_chunks(partition)
+    async def count_chunks(
+        self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
+    ) -> int:
+        return await self.inner.count_chunks(partition, document_id, before_version=before_version)
 
     async def capabilities(self) -> StoreCapabilities:
         return await self.inner.capabilities()

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli import main as cli_main
 from groundwire.common.v1 import core_pb2
@@ -76,8 +77,13 @@ def _environment(more: dict[str, str]) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "COLUMNS": "100", "TERM": "xterm-256color"} | more
 
 
-async def run_on_a_terminal(*arguments: str, environment: dict[str, str] | None = None) -> Ended:
-    """Run ``groundwire`` with stdout and stderr on a pseudo-terminal; its output is all of what was written to it."""
+async def run_on_a_terminal(
+    *arguments: str, environment: dict[str, str] | None = None, typed: str | None = None
+) -> Ended:
+    """Run ``groundwire`` with stdout and stderr on a pseudo-terminal; its output is all of what was written to it.
+
+    What is ``typed`` on it shows there, too; without that, stdin is empty and no terminal.
+    """
     ours, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -85,12 +91,13 @@ async def run_on_a_terminal(*arguments: str, environment: dict[str, str] | None 
         "-m",
         "cli.main",
         *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.DEVNULL if typed is None else theirs,
         stdout=theirs,
         stderr=theirs,
         env=_environment(environment or {}),
     )
     os.close(theirs)
+    os.write(ours, (typed or "").encode())
 
     def read() -> bytes:
         read = b""
@@ -206,6 +213,7 @@ class FakeIngestion(ingestion_rpc.IngestionServiceServicer):
 
     def __init__(self) -> None:
         self.requests: list[ingestion_pb.IngestDocumentsRequest] = []
+        self.deleted: list[tuple[str, str]] = []
         self.busy = 0
 
     async def IngestDocuments(  # noqa: N802
@@ -227,6 +235,27 @@ class FakeIngestion(ingestion_rpc.IngestionServiceServicer):
                 )
             results.append(result)
         return ingestion_pb.IngestDocumentsResponse(results=results)
+
+    async def DeleteDocument(  # noqa: N802
+        self, request: ingestion_pb.DeleteDocumentRequest, context: Any
+    ) -> ingestion_pb.DeleteDocumentResponse:
+        self.deleted.append((request.collection, request.document_id))
+        if request.document_id == "others":
+            raise PermissionDenied("only the document's owner or an administrator may delete it")
+        done = Timestamp(seconds=1_779_021_015)
+        receipt = ingestion_pb.ErasureReceipt(
+            receipt_id="0f" * 16,
+            collection=request.collection or "default",
+            document_id=request.document_id,
+            block_time=done,
+            steps=[ingestion_pb.ErasureStep(place="catalog", removed=1, complete_time=done)],
+        )
+        if request.document_id == "stuck":
+            receipt.steps.add(place="store", remaining=3)
+        else:
+            receipt.steps.add(place="store", removed=3, complete_time=done)
+            receipt.complete_time.CopyFrom(done)
+        return ingestion_pb.DeleteDocumentResponse(receipt=receipt)
 
 
 class FakeRetrieval(retrieval_rpc.RetrievalServiceServicer):
@@ -511,6 +540,57 @@ async def test_ingest_waits_for_a_busy_service(fakes: Fakes, tmp_path: Path) -> 
     assert ended.code == 0
 
 
+# --- delete ---------------------------------------------------------------------------------------------------------
+
+
+async def test_delete_prints_its_receipt_and_asks_nobody_where_nobody_is(fakes: Fakes) -> None:
+    ended = await run("delete", "travel", "--collection", "hr", environment=fakes.environment)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
+        "catalog\t1\t0\t2026-05-17T12:30:15Z",
+        "store\t3\t0\t2026-05-17T12:30:15Z",
+        f"hr/travel is deleted and nothing of it is left · receipt {'0f' * 16}",
+    ]
+    assert fakes.ingestion.deleted == [("hr", "travel")]
+
+
+async def test_delete_says_what_is_not_erased_yet(fakes: Fakes) -> None:
+    ended = await run("delete", "stuck", environment=fakes.environment)
+    assert ended.code == 0
+    assert ended.out.splitlines()[1] == "store\t0\t3\tnot yet"
+    assert "nobody can read it any more" in ended.out
+    told = json.loads((await run("delete", "stuck", "-o", "json", environment=fakes.environment)).out)
+    assert (told["receipt_id"], "complete_time" in told) == ("0f" * 16, False)
+    assert told["steps"][1] == {"place": "store", "removed": "0", "remaining": "3"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "code"),
+    [
+        ([], "y\n", 0),
+        ([], "YES\n", 0),
+        ([], "n\n", 2),
+        ([], "\n", 2),
+        (["--yes"], "", 0),
+    ],
+)
+async def test_delete_asks_on_a_terminal_unless_told_not_to(
+    fakes: Fakes, arguments: list[str], typed: str, code: int
+) -> None:
+    ended = await run_on_a_terminal("delete", "travel", *arguments, environment=fakes.environment, typed=typed)
+    assert ended.code == code, ended.out
+    assert ("Delete travel for good? [y/N]" in ended.out) == (not arguments)
+    assert fakes.ingestion.deleted == ([] if code else [("", "travel")])
+    assert ("Place" in ended.out) == (not code)
+    assert ("nothing was deleted" in ended.out) == bool(code)
+
+
+async def test_delete_of_somebody_elses_document_is_refused(fakes: Fakes) -> None:
+    ended = await run("delete", "others", environment=fakes.environment)
+    assert (ended.code, ended.out) == (4, "")
+    assert "only the document's owner or an administrator may delete it" in ended.err
+
+
 # --- the command line itself ----------------------------------------------------------------------------------------
 
 
@@ -546,7 +626,7 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("demo", "up", "serve", "ingest", "ask", "search", "certs", "status", "doctor"):
+    for command in ("demo", "up", "serve", "ingest", "ask", "search", "delete", "certs", "status", "doctor"):
         assert cli_main.main([command, "--help"]) == 0
         assert f"groundwire {command}" in capsys.readouterr().out
     assert cli_main.main(["--help"]) == 0

@@ -12,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from groundwire.common.v1 import core_pb2, filter_pb2
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from services.corpus.document import Collection
+from services.corpus.erasure import begin
 from services.corpus.errors import FieldViolation, InvalidRequest
 from services.corpus.filter import Equals
 from services.corpus.principal import Access
@@ -162,6 +163,45 @@ def test_document_names() -> None:
         "collection",
         "document_id",
     ]
+
+
+def test_names_of_what_to_delete_are_those_of_documents() -> None:
+    request = pb.DeleteDocumentRequest(collection="legal", document_id="a")
+    assert convert.read_document_name(request) == ("legal", "a")
+
+
+def test_receipt_ids() -> None:
+    assert convert.read_receipt_id(pb.GetErasureReceiptRequest(receipt_id="0f" * 16)) == "0f" * 16
+    for wrong in ("", "a b", "x" * 129):
+        assert violated(lambda wrong=wrong: convert.read_receipt_id(pb.GetErasureReceiptRequest(receipt_id=wrong))) == [  # type: ignore[misc] # mypy cannot infer it
+            "receipt_id"
+        ]
+
+
+def test_receipts() -> None:
+    now = datetime(2026, 5, 17, 12, 30, 15, 123456, tzinfo=UTC)
+    erasure = begin(
+        receipt_id="r",
+        tenant="acme",
+        collection="legal",
+        document_id="a",
+        owner="user:alice",
+        version=2,
+        last_version=2,
+        chunks=3,
+        stores=["store"],
+        now=now,
+    )
+    written = convert.write_receipt(erasure)
+    assert (written.receipt_id, written.collection, written.document_id) == ("r", "legal", "a")
+    assert written.block_time.ToDatetime(UTC) == now
+    assert not written.HasField("complete_time")
+    catalog, store = written.steps
+    assert (catalog.place, catalog.removed, catalog.remaining) == ("catalog", 1, 0)
+    assert catalog.complete_time.ToDatetime(UTC) == now
+    assert (store.place, store.removed, store.remaining, store.HasField("complete_time")) == ("store", 0, 3, False)
+    complete = convert.write_receipt(erasure.counted("store", 0, now))
+    assert complete.complete_time.ToDatetime(UTC) == complete.steps[1].complete_time.ToDatetime(UTC) == now
 
 
 def test_access_changes() -> None:

@@ -584,7 +584,9 @@ async def test_list_stores_asks_all_and_hides_none() -> None:
             raise AssertionError
 
     class Uncountable(StoreProxy):
-        async def count_chunks(self, partition: Partition) -> int:
+        async def count_chunks(
+            self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
+        ) -> int:
             raise RuntimeError("/var/secret/path")
 
     world = World({"good": StoreProxy(), "mute": Mute(), "uncountable": Uncountable()})

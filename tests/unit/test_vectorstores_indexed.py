@@ -172,6 +172,29 @@ async def test_an_interrupted_write_shows_nothing_wrong_and_repeating_it_complet
     await store.close()
 
 
+@pytest.mark.parametrize("operation", [upsert, delete])
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+async def test_what_is_written_or_removed_by_half_is_still_counted_as_the_documents(
+    tmp_path: Path, operation: Any, stop_at: int
+) -> None:
+    table, vectors = ChunkTable(tmp_path / "chunks.sqlite3", vector_engine="dict"), DictVectorIndex()
+    lexical = TantivyLexicalIndex(tmp_path / "terms")
+    if operation is delete:
+        whole = IndexedStore(table, vectors, lexical)
+        await upsert(whole)
+    clock = [0]
+    engines: list[Any] = [Interrupted(engine, clock, stop_at, before=False) for engine in (table, vectors, lexical)]
+    store = IndexedStore(*engines)
+    with pytest.raises(PowerCutError):
+        await operation(store)
+    assert await store.count_chunks(PARTITION) == 0
+    assert await store.count_chunks(PARTITION, "d") == 3
+    assert await store.delete_chunks(PARTITION, "d") == 3
+    assert await store.count_chunks(PARTITION, "d") == 0
+    assert not vectors.kept.get(PARTITION)
+    await store.close()
+
+
 async def test_hits_that_the_table_does_not_know_are_dropped_and_made_up_for(tmp_path: Path) -> None:
     vectors = DictVectorIndex()
     lexical = TantivyLexicalIndex(tmp_path / "terms")

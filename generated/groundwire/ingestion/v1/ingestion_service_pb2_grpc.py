@@ -234,14 +234,16 @@ class IngestionServiceServicer:
 
     def DeleteDocument(self, request, context):
         """DeleteDocument removes a document: reads are blocked before it returns, and the receipt says what was removed
-        from which store. NOT_FOUND as for GetDocument.
+        from which store so far. NOT_FOUND as for GetDocument, PERMISSION_DENIED to readers who are neither its owner nor an
+        administrator. Those get the same receipt when they repeat the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetErasureReceipt(self, request, context):
-        """GetErasureReceipt returns the receipt of a deletion, as far as it has come.
+        """GetErasureReceipt returns the receipt of a deletion, as far as it has come, to the owner of what was deleted and to
+        administrators; NOT_FOUND to others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,10 +72,13 @@ class IngestionServiceStub:
     """UpdateDocumentAccess changes who may read a document, from the next query on. NOT_FOUND as for GetDocument."""
     DeleteDocument: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.DeleteDocumentRequest, _ingestion_service_pb2.DeleteDocumentResponse]
     """DeleteDocument removes a document: reads are blocked before it returns, and the receipt says what was removed
-    from which store. NOT_FOUND as for GetDocument.
+    from which store so far. NOT_FOUND as for GetDocument, PERMISSION_DENIED to readers who are neither its owner nor an
+    administrator. Those get the same receipt when they repeat the call.
     """
     GetErasureReceipt: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.GetErasureReceiptRequest, _ingestion_service_pb2.GetErasureReceiptResponse]
-    """GetErasureReceipt returns the receipt of a deletion, as far as it has come."""
+    """GetErasureReceipt returns the receipt of a deletion, as far as it has come, to the owner of what was deleted and to
+    administrators; NOT_FOUND to others.
+    """
     CreateCollection: _grpc.UnaryUnaryMultiCallable[_ingestion_service_pb2.CreateCollectionRequest, _ingestion_service_pb2.CreateCollectionResponse]
     """CreateCollection makes a collection, with the embedding model that the service runs. ALREADY_EXISTS if its name
     is taken.
@@ -137,10 +140,13 @@ class IngestionServiceAsyncStub(IngestionServiceStub):
     """UpdateDocumentAccess changes who may read a document, from the next query on. NOT_FOUND as for GetDocument."""
     DeleteDocument: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.DeleteDocumentRequest, _ingestion_service_pb2.DeleteDocumentResponse]  # type: ignore[assignment]
     """DeleteDocument removes a document: reads are blocked before it returns, and the receipt says what was removed
-    from which store. NOT_FOUND as for GetDocument.
+    from which store so far. NOT_FOUND as for GetDocument, PERMISSION_DENIED to readers who are neither its owner nor an
+    administrator. Those get the same receipt when they repeat the call.
     """
     GetErasureReceipt: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.GetErasureReceiptRequest, _ingestion_service_pb2.GetErasureReceiptResponse]  # type: ignore[assignment]
-    """GetErasureReceipt returns the receipt of a deletion, as far as it has come."""
+    """GetErasureReceipt returns the receipt of a deletion, as far as it has come, to the owner of what was deleted and to
+    administrators; NOT_FOUND to others.
+    """
     CreateCollection: _aio.UnaryUnaryMultiCallable[_ingestion_service_pb2.CreateCollectionRequest, _ingestion_service_pb2.CreateCollectionResponse]  # type: ignore[assignment]
     """CreateCollection makes a collection, with the embedding model that the service runs. ALREADY_EXISTS if its name
     is taken.
@@ -277,7 +283,8 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingestion_service_pb2.DeleteDocumentResponse, _abc.Awaitable[_ingestion_service_pb2.DeleteDocumentResponse]]:
         """DeleteDocument removes a document: reads are blocked before it returns, and the receipt says what was removed
-        from which store. NOT_FOUND as for GetDocument.
+        from which store so far. NOT_FOUND as for GetDocument, PERMISSION_DENIED to readers who are neither its owner nor an
+        administrator. Those get the same receipt when they repeat the call.
         """
 
     @_abc_1.abstractmethod
@@ -286,7 +293,9 @@ class IngestionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingestion_service_pb2.GetErasureReceiptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingestion_service_pb2.GetErasureReceiptResponse, _abc.Awaitable[_ingestion_service_pb2.GetErasureReceiptResponse]]:
-        """GetErasureReceipt returns the receipt of a deletion, as far as it has come."""
+        """GetErasureReceipt returns the receipt of a deletion, as far as it has come, to the owner of what was deleted and to
+        administrators; NOT_FOUND to others.
+        """
 
     @_abc_1.abstractmethod
     def CreateCollection(

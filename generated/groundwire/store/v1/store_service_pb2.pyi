@@ -534,11 +534,17 @@ Global___FetchedChunk: _TypeAlias = FetchedChunk  # noqa: Y015
 
 @_typing.final
 class CountChunksRequest(_message.Message):
-    """Which partition to count."""
+    """What to count."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PARTITION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    BEFORE_VERSION_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """Only the chunks of this document, those that are written or removed by half among them; empty for all chunks."""
+    before_version: _builtins.int
+    """Only versions of the document older than this; 0 for all."""
     @_builtins.property
     def partition(self) -> Global___Partition:
         """The partition."""
@@ -547,10 +553,12 @@ class CountChunksRequest(_message.Message):
         self,
         *,
         partition: Global___Partition | None = ...,
+        document_id: _builtins.str = ...,
+        before_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_version", b"before_version", "document_id", b"document_id", "partition", b"partition"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

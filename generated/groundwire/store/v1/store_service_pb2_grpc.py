@@ -142,7 +142,7 @@ class StoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CountChunks(self, request, context):
-        """CountChunks says how many chunks a partition holds.
+        """CountChunks says how many chunks a partition holds, or how many DeleteChunks would still remove of a document.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

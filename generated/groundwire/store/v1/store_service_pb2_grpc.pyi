@@ -51,7 +51,7 @@ class StoreServiceStub:
     FetchChunks: _grpc.UnaryUnaryMultiCallable[_store_service_pb2.FetchChunksRequest, _store_service_pb2.FetchChunksResponse]
     """FetchChunks gives the named chunks back, in the order asked; unknown ids are left out."""
     CountChunks: _grpc.UnaryUnaryMultiCallable[_store_service_pb2.CountChunksRequest, _store_service_pb2.CountChunksResponse]
-    """CountChunks says how many chunks a partition holds."""
+    """CountChunks says how many chunks a partition holds, or how many DeleteChunks would still remove of a document."""
     ListPayloads: _grpc.UnaryUnaryMultiCallable[_store_service_pb2.ListPayloadsRequest, _store_service_pb2.ListPayloadsResponse]
     """ListPayloads walks over all of a tenant's payloads, for re-encryption: by collection, then by chunk id. Chunks that
     exist from the beginning of a walk to its end are all met, whatever is written meanwhile.
@@ -84,7 +84,7 @@ class StoreServiceAsyncStub(StoreServiceStub):
     FetchChunks: _aio.UnaryUnaryMultiCallable[_store_service_pb2.FetchChunksRequest, _store_service_pb2.FetchChunksResponse]  # type: ignore[assignment]
     """FetchChunks gives the named chunks back, in the order asked; unknown ids are left out."""
     CountChunks: _aio.UnaryUnaryMultiCallable[_store_service_pb2.CountChunksRequest, _store_service_pb2.CountChunksResponse]  # type: ignore[assignment]
-    """CountChunks says how many chunks a partition holds."""
+    """CountChunks says how many chunks a partition holds, or how many DeleteChunks would still remove of a document."""
     ListPayloads: _aio.UnaryUnaryMultiCallable[_store_service_pb2.ListPayloadsRequest, _store_service_pb2.ListPayloadsResponse]  # type: ignore[assignment]
     """ListPayloads walks over all of a tenant's payloads, for re-encryption: by collection, then by chunk id. Chunks that
     exist from the beginning of a walk to its end are all met, whatever is written meanwhile.
@@ -156,7 +156,7 @@ class StoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _store_service_pb2.CountChunksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_store_service_pb2.CountChunksResponse, _abc.Awaitable[_store_service_pb2.CountChunksResponse]]:
-        """CountChunks says how many chunks a partition holds."""
+        """CountChunks says how many chunks a partition holds, or how many DeleteChunks would still remove of a document."""
 
     @_abc_1.abstractmethod
     def ListPayloads(
