@@ -12,7 +12,8 @@ import secrets
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -21,7 +22,7 @@ from cli.errors import CliError, ExitCode
 from groundwire.audit.v1 import audit_service_pb2 as pb
 from services.corpus.errors import GroundwireError, Unavailable
 from services.journal.files import DirectoryFiles
-from services.journal.spool import COMMAND_PREFIX, Kind, Spool
+from services.journal.spool import COMMAND_PREFIX, Kind, Spool, kept
 from services.runtime.auditing.record import timestamp
 from services.runtime.settings import Settings
 
@@ -38,17 +39,26 @@ def on_record(settings: Settings, command: str, resource: str, *, tenant: str = 
     record = _Record(settings, command, resource, tenant)
     try:
         record.write(Kind.OPENS, record.event(pb.STAGE_BEGUN))
-    except BaseException:
+    except BaseException as error:
         record.close()
+        if isinstance(error, GroundwireError):
+            raise _cannot(error) from error
         raise
     # Only what ends in its usual ways is confirmed: everything else is found open, and said to be interrupted.
     try:
         yield
     except Exception:
-        record.write(Kind.CLOSES, record.event(pb.STAGE_ENDED, code=grpc.StatusCode.UNKNOWN))
+        with suppress(GroundwireError):  # what went wrong in the first place is what has to be told
+            record.write(Kind.CLOSES, record.event(pb.STAGE_ENDED, code=grpc.StatusCode.UNKNOWN))
         raise
     else:
-        record.write(Kind.CLOSES, record.event(pb.STAGE_ENDED, changes=[resource]))
+        try:
+            record.write(Kind.CLOSES, record.event(pb.STAGE_ENDED, changes=[resource]))
+        except GroundwireError as error:
+            raise CliError(
+                f"it was done, but that cannot be put on record ({error.message}): the audit log will call it interrupted",
+                code=ExitCode.UNAVAILABLE,
+            ) from error
     finally:
         record.close()
 
@@ -88,10 +98,7 @@ class _Record:
         )
 
     def write(self, kind: Kind, event: pb.AuditEvent) -> None:
-        try:
-            self._run(self._write(kind, event.SerializeToString()))
-        except GroundwireError as error:
-            raise _cannot(error) from error
+        self._run(self._write(kind, event.SerializeToString()))
 
     def close(self) -> None:
         try:
@@ -111,14 +118,7 @@ class _Record:
         return await Spool.open(files, _nobody, max_bytes=_MAX_BYTES)
 
     async def _write(self, kind: Kind, payload: bytes) -> None:
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def then(error: GroundwireError | None) -> None:
-            if not written.done():
-                written.set_result(None) if error is None else written.set_exception(error)
-
-        self._spool.submit(kind, self._key.encode(), payload, then)
-        await written
+        await kept(partial(self._spool.submit, kind, self._key.encode(), payload))
 
 
 async def _nobody(_: Sequence[bytes]) -> None:

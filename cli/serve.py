@@ -69,7 +69,7 @@ async def _serve(settings: dict[str, Settings], listen: str | None) -> None:
             try:
                 await server.start(listen or settings[name].address(name))
             except BaseException:
-                await service.close()
+                await service.end()
                 raise
             servers[name] = server
         await serve_until_stopped([[servers[name] for name in tier if name in servers] for tier in TIERS])

@@ -33,8 +33,8 @@ ToStatus = Callable[[Exception, Call], grpc.Status]
 class Audit:
     """Ends a call with OK only when its record is durable: without one, ``to_status`` says what the caller gets.
 
-    Refusals and cancellations are recorded all the same, and whoever waits for the record of one does not hold it up:
-    ``settled`` is when all of them are written.
+    Refusals and cancellations are recorded all the same. A refused call, whose caller knows by then, ends when its record
+    is durable, so that a flood of them is no faster than the disk; a cancelled one ends at once.
     """
 
     def __init__(self, open_: Open, to_status: ToStatus) -> None:

@@ -17,6 +17,7 @@ from services.generation.generation import AttemptLimits, Generator
 from services.generation.ports import AnswerEndpoint
 from services.generation.servicer import GenerationServicer
 from services.generation.settings import EndpointOptions, GenerationSettings
+from services.runtime.identity import current_caller
 from services.runtime.process import Process
 from services.runtime.server import Service
 
@@ -33,7 +34,7 @@ async def assemble(
         ]
     limits = AttemptLimits(first_token=options.first_token_timeout, total=options.answer_timeout)
     generator = Generator(endpoints, time.monotonic, limits)
-    servicer = GenerationServicer(generator)
+    servicer = GenerationServicer(generator, current_caller)
 
     def register(server: grpc.aio.Server) -> None:
         rpc.add_GenerationServiceServicer_to_server(servicer, server)

@@ -42,6 +42,7 @@ def parse_request(request: pb.GenerateRequest) -> GenerationRequest:
         request.max_tokens, "max_tokens", default=DEFAULT_MAX_TOKENS, most=MOST_MAX_TOKENS, violations=violations
     )
     min_confidence = wire_request.read_share(request.min_confidence, "min_confidence", violations)
+    violations.require(len(request.query_hmac) in (0, 32), "query_hmac", "must have 32 bytes")
     violations.raise_if_any()
     return GenerationRequest(
         query=request.query,

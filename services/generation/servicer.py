@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from hashlib import sha256
 from typing import Any, TypeAlias
@@ -11,8 +11,9 @@ import grpc
 
 from groundwire.generation.v1 import generation_service_pb2 as pb
 from groundwire.generation.v1 import generation_service_pb2_grpc
+from services.corpus.principal import Caller
 from services.generation.convert import event_to_pb, parse_request, result_to_pb, status_to_pb
-from services.generation.generation import Attempt, Final, GenerationResult, Generator
+from services.generation.generation import Attempt, Final, GenerationRequest, GenerationResult, Generator
 from services.runtime.auditing.record import current_record
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -21,12 +22,13 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     """Translates and delegates to the :class:`Generator`."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, caller_of: Callable[[], Caller]) -> None:
         self._generator = generator
+        self._caller_of = caller_of
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Write an answer, or abstain."""
-        result = await self._generator.generate(parse_request(request))
+        result = await self._generator.generate(self._read(request))
         _note(result)
         return result_to_pb(result)
 
@@ -37,7 +39,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> AsyncIterator[pb.GenerateEvent]:
         """Write an answer in pieces."""
         # Closed here and now, so that a client that goes away ends the endpoint's work at once.
-        async with aclosing(self._generator.stream(parse_request(request))) as events:
+        async with aclosing(self._generator.stream(self._read(request))) as events:
             async for event in events:
                 if isinstance(event, Attempt):
                     current_record().model_endpoint = event.endpoint
@@ -52,6 +54,13 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> pb.ListEndpointsResponse:
         """Say how every endpoint is."""
         return pb.ListEndpointsResponse(endpoints=[status_to_pb(status) for status in self._generator.list_endpoints()])
+
+    def _read(self, request: pb.GenerateRequest) -> GenerationRequest:
+        wanted = parse_request(request)
+        # Anybody else could put whatever they like on record.
+        if self._caller_of().acting_service:
+            current_record().query_hmac = request.query_hmac
+        return wanted
 
 
 def _note(result: GenerationResult) -> None:

@@ -307,6 +307,22 @@ class Spool:
         _log.warning("the spool is written again, to a new segment")
 
 
+async def kept(submit: Callable[[Then], None]) -> None:
+    """Wait until what ``submit`` hands over is durable; Unavailable when it may not be."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def then(error: GroundwireError | None) -> None:
+        if done.done():  # told once more, or nobody waits any more
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    submit(then)
+    await done
+
+
 def _tell_late(group: Sequence[_Entry]) -> None:
     for entry in group:
         entry.then(Unavailable("the disk does not answer"))

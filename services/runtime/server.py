@@ -71,6 +71,13 @@ class Service:
     deadline_cap: float = 60.0
     max_request_bytes: int = 4 * MIB
 
+    async def end(self) -> None:
+        """Close what the service holds, and then the recorder: closing may still leave something to record."""
+        try:
+            await self.close()
+        finally:
+            await self.recorder.close()
+
 
 @dataclass
 class Server:
@@ -149,8 +156,7 @@ class Server:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.service.recorder.settled(), _TIDY_SECONDS)
         try:
-            await self.service.close()
-            await self.service.recorder.close()
+            await self.service.end()
         finally:
             if self._socket is not None:
                 self._socket.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import errno
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from services.journal import spool as spool_module
 from services.journal.files import DirectoryFiles
 from services.journal.memory import MemoryFiles
 from services.journal.ports import Files
-from services.journal.spool import Kind, Spool
+from services.journal.spool import Kind, Spool, kept
 from tests.support.faulty_files import FaultyFiles
 from tests.support.serving import until
 
@@ -68,14 +69,7 @@ async def opened(files: Files, receiver: Receiver, *, max_bytes: int = 64 * MIB)
 
 async def keep(spool: Spool, payload: bytes, kind: Kind = Kind.PLAIN, key: bytes = b"") -> None:
     """Returns when ``payload`` is durable; raises if it is not."""
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def then(error: GroundwireError | None) -> None:
-        if not done.done():
-            done.set_result(None) if error is None else done.set_exception(error)
-
-    spool.submit(kind, key, payload, then)
-    await done
+    await kept(partial(spool.submit, kind, key, payload))
 
 
 def numbered(count: int, start: int = 0) -> list[bytes]:

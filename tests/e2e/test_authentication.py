@@ -153,7 +153,7 @@ def test_a_revoked_token_is_refused_by_every_service(guarded: Mesh) -> None:
     assert not any(refused(dave, name) for name in NAMES)
     guarded.groundwire("revoke", "--subject", "dave")
     for name in NAMES:
-        until(lambda name=name: refused(dave, name), f"refusal by {name}")  # type: ignore[misc]
+        until(lambda name=name: refused(dave, name), f"refusal by {name}")  # type: ignore[misc] # bound for this turn
     assert not any(refused(erin, name) for name in NAMES)
 
 

@@ -13,6 +13,7 @@ import pytest
 from groundwire.generation.v1 import generation_service_pb2 as pb
 from groundwire.generation.v1 import generation_service_pb2_grpc
 from services.corpus.errors import Unavailable
+from services.corpus.principal import Caller
 from services.embedding.memory import OverlapCrossEncoder
 from services.generation.adapters.extractive import ExtractiveEndpoint
 from services.generation.adapters.memory import ScriptedEndpoint
@@ -37,7 +38,9 @@ async def serving(
 ) -> AsyncIterator[generation_service_pb2_grpc.GenerationServiceAsyncStub]:
     generator = Generator(endpoints, asyncio.get_running_loop().time)
     server = grpc.aio.server()
-    generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(generator), server)
+    generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
+        GenerationServicer(generator, lambda: Caller("acme", "alice")), server
+    )
     address = f"unix:{tmp_path}/s"
     server.add_insecure_port(address)
     await server.start()

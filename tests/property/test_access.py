@@ -146,7 +146,7 @@ class Services:
         endpoints = [RecordingEndpoint(name, chaos, self.prompted) for name in ("first", "second")]
         generator = Generator(endpoints, clock=lambda: 0.0)
         self.retrieval = RetrievalServicer(retriever, caller_of=lambda: self.caller, digest=digest)
-        channel = Loopback(self.retrieval, GenerationServicer(generator), sent=self.sent)
+        channel = Loopback(self.retrieval, GenerationServicer(generator, lambda: self.caller), sent=self.sent)
         answerer = Answerer(
             RetrievalOverGrpc(channel, lambda error: Unavailable(str(error))),  # type: ignore[arg-type] # stands in for one
             GenerationOverGrpc(channel, lambda error: Unavailable(str(error))),  # type: ignore[arg-type] # stands in for one

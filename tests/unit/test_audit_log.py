@@ -203,7 +203,7 @@ async def test_each_tenant_finds_its_own() -> None:
         indexes: list[int] = []
         start: int | None = 0
         while start is not None:
-            page = await search.find(log, tenant, EventFilter(**wanted), start=start, limit=7)  # type: ignore[arg-type]
+            page = await search.find(log, tenant, EventFilter(**wanted), start=start, limit=7)  # type: ignore[arg-type] # as given
             indexes += [logged.index for logged in page.events]
             start = page.next_index
         return indexes
@@ -344,7 +344,7 @@ async def test_the_log_goes_on_without_its_witness_and_catches_up() -> None:
     checkpointing.start()
 
     async def until(condition: object) -> None:
-        while not condition():  # type: ignore[operator]
+        while not condition():  # type: ignore[operator] # a callable, whatever it is called
             await asyncio.sleep(0.005)
 
     await until(lambda: log.covered == 20)

@@ -223,6 +223,17 @@ async def test_without_an_announcement_nothing_is_changed() -> None:
     assert not changed
 
 
+async def changing(recorder: Recorder, change: Any) -> None:
+    """A call that changes something, and leaves its record when it is given up."""
+    record = recorder.open(a_call(), ALWAYS)
+    current.record.set(record)
+    try:
+        await Effects(recorder).perform("acme", "collections/x", change)
+    except asyncio.CancelledError:
+        record.end(grpc.StatusCode.CANCELLED)
+        raise
+
+
 async def test_a_change_that_was_begun_is_carried_through_and_noted_when_its_caller_leaves() -> None:
     recorder, keeper = memory_recorder()
     begun, go_on = asyncio.Event(), asyncio.Event()
@@ -231,16 +242,7 @@ async def test_a_change_that_was_begun_is_carried_through_and_noted_when_its_cal
         begun.set()
         await go_on.wait()
 
-    async def run() -> None:
-        record = recorder.open(a_call(), ALWAYS)
-        current.record.set(record)
-        try:
-            await Effects(recorder).perform("acme", "collections/x", change)
-        except asyncio.CancelledError:
-            record.end(grpc.StatusCode.CANCELLED)
-            raise
-
-    running = asyncio.create_task(run())
+    running = asyncio.create_task(changing(recorder, change))
     await begun.wait()
     running.cancel()
     await asyncio.wait([running])
@@ -260,16 +262,7 @@ async def test_a_change_is_not_begun_for_a_caller_who_left_while_it_was_announce
         nonlocal changed
         changed = True
 
-    async def run() -> None:
-        record = recorder.open(a_call(), ALWAYS)
-        current.record.set(record)
-        try:
-            await Effects(recorder).perform("acme", "collections/x", change)
-        except asyncio.CancelledError:
-            record.end(grpc.StatusCode.CANCELLED)
-            raise
-
-    running = asyncio.create_task(run())
+    running = asyncio.create_task(changing(recorder, change))
     await until(lambda: keeper.held == 1)
     running.cancel()
     await asyncio.wait([running])

@@ -88,6 +88,7 @@ async def test_no_record_no_ok(audited: Any, serving: Serving, keeper: MemoryKee
     await until(lambda: server.service.recorder.failure is None)
     assert codes(keeper) == [(path(method), "UNAVAILABLE")]
     assert keeper.events[0].reason == "AUDIT_UNAVAILABLE"
+    assert keeper.events[0].event_id.endswith(".refused")
 
 
 @each_shape

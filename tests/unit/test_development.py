@@ -46,7 +46,7 @@ def minted(settings: Settings, **changes: object) -> str:
         "subject": "bob", "tenant": "default", "groups": (), "roles": ("reader",), "lifetime": 60, "issuer": None,
         **changes,
     }  # fmt: skip
-    return mint(settings, **wanted)  # type: ignore[arg-type]
+    return mint(settings, **wanted)  # type: ignore[arg-type] # as given
 
 
 async def caller_of(settings: Settings, token: str) -> object:

@@ -130,4 +130,4 @@ async def test_an_altered_model_is_never_loaded(spec: ModelSpec, load: Callable[
         shutil.copyfile(path, folder / name)
     _flip_a_byte(folder / MODEL_FILE)
     with pytest.raises(WeightsUnavailable, match=MODEL_FILE):
-        await load(WeightSources(directory=tmp_path))  # type: ignore[misc]
+        await load(WeightSources(directory=tmp_path))  # type: ignore[misc] # loaders of two kinds

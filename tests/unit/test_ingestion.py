@@ -389,7 +389,7 @@ async def test_another_embedding_model_is_refused_with_the_remedy(other: dict[st
     change: Callable[..., object] = replace
     collection = change(await world.collection(), **other)
     with pytest.raises(FailedPrecondition, match="groundwire reindex default") as caught:
-        await world.ingestor.ingest(ALICE, collection, [GOOD])  # type: ignore[arg-type]
+        await world.ingestor.ingest(ALICE, collection, [GOOD])  # type: ignore[arg-type] # a stand-in
     assert caught.value.reason == "EMBEDDING_MISMATCH"
     assert caught.value.metadata["service_model"] == "hashing-16"
     assert "upsert_chunks" not in world.faults.log

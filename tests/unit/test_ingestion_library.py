@@ -155,7 +155,7 @@ async def test_a_lost_race_for_the_default_collection_is_no_error() -> None:
                 await real(collection)  # type: ignore[arg-type] # passed on
                 return await real(collection)  # type: ignore[arg-type] # the second one loses
 
-            self.catalog.create_collection = create  # type: ignore[method-assign,assignment]
+            self.catalog.create_collection = create  # type: ignore[method-assign,assignment] # replaced for the test
 
     assert (await Faster().library.collection(ALICE, "default")).name == "default"
 

@@ -24,7 +24,7 @@ class Swapping(MemoryVectorStore):
 
     swapped: tuple[tuple[Partition, str], tuple[Partition, str]] | None = None
 
-    async def fetch_chunks(self, partition: Partition, chunk_ids: list[str]) -> list[FetchedChunk]:  # type: ignore[override]
+    async def fetch_chunks(self, partition: Partition, chunk_ids: list[str]) -> list[FetchedChunk]:  # type: ignore[override] # a list is all that is asked for
         """See the port."""
         fetched = await super().fetch_chunks(partition, chunk_ids)
         if self.swapped is None:

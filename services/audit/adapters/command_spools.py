@@ -27,6 +27,7 @@ class CommandSpools:
         self._directory = directory
         self._log = log
         self._task: asyncio.Task[None] | None = None
+        self._told: set[str] = set()
 
     def start(self) -> None:
         """Begin."""
@@ -45,11 +46,15 @@ class CommandSpools:
                     await self._take(path)
                 except FailedPrecondition:
                     pass  # its command is still running
-                except (GroundwireError, OSError) as error:
-                    _log.error("a command's record cannot be taken up", spool=path.name, reason=str(error))
-                except Exception:  # noqa: BLE001 - the others still can be
-                    _log.exception("a command's record cannot be taken up", spool=path.name)
+                except Exception as error:  # noqa: BLE001 - the others still can be
+                    self._tell(path.name, error)
             await asyncio.sleep(_INTERVAL)
+
+    def _tell(self, name: str, error: Exception) -> None:
+        if name not in self._told:
+            self._told.add(name)
+            unexpected = None if isinstance(error, GroundwireError | OSError) else error
+            _log.error("a command's record cannot be taken up", spool=name, reason=str(error), exc_info=unexpected)
 
     def _found(self) -> list[Path]:
         return sorted(self._directory.glob(f"{COMMAND_PREFIX}*"))

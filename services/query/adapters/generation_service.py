@@ -13,6 +13,7 @@ from groundwire.generation.v1 import generation_service_pb2_grpc as rpc
 from services.corpus.errors import GroundwireError
 from services.query.ports import Attempt, Citation, Delta, FoundPassage, GenerationStep, Reset, Written
 from services.runtime import wire
+from services.runtime.auditing.record import current_record
 
 if TYPE_CHECKING:
     from groundwire.generation.v1.generation_service_pb2_grpc import GenerationServiceAsyncStub
@@ -43,6 +44,7 @@ class GenerationOverGrpc:
             ],
             max_tokens=max_tokens,
             min_confidence=min_confidence,
+            query_hmac=current_record().query_hmac,
         )
         call = self._stub.StreamGenerate(request)
         try:

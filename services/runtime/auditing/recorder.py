@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
@@ -18,7 +19,7 @@ from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.policy.v1 import policy_pb2
 from interceptors._shapes import Call
 from services.corpus.errors import GroundwireError, Unavailable
-from services.journal.spool import Deliver, Kind, Then
+from services.journal.spool import Deliver, Kind, Then, kept
 from services.runtime.auditing.record import CallRecord, Policy
 
 # Seconds for the audit service, after the same for the spool: a caller is told within a second that there is no record.
@@ -164,8 +165,8 @@ class Recorder:
         self._keeper.submit(kind, key.encode(), data, then)
 
     def _has_room(self, event: pb.AuditEvent) -> bool:
-        # Who is not known can be anybody, as often as they like.
-        if event.principal or self._keeper.fill < _REFUSALS_SHARE:
+        # Who has no tenant is not known, and can be anybody, as often as they like.
+        if event.tenant or self._keeper.fill < _REFUSALS_SHARE:
             self._said_full = False
             return True
         if not self._said_full:
@@ -187,7 +188,8 @@ class Recorder:
     def _owe(self, kind: Kind, key: str, event: pb.AuditEvent, *, known: bool = False) -> None:
         """Remember an event that the spool lacks, to write it when that is possible.
 
-        Unless the audit service has it (``known``), its caller was told that there is no record.
+        Unless the audit service has it (``known``), its caller was told that there is no record: that is what it says
+        then, under an id of its own, since a disk that was merely slow may still bring the first one.
         """
         if event.stage == pb.STAGE_BEGUN:
             return  # what was to follow does not
@@ -197,6 +199,7 @@ class Recorder:
             if event.stage == pb.STAGE_ENDED and not event.code and not known:
                 event.code = _UNAVAILABLE
                 event.reason = _NO_RECORD
+                event.event_id = f"{key}.refused"
             self._owed.append((kind, key, event))
         if self._recovering is None or self._recovering.done():
             self._recovering = self.loop.create_task(self._recover())
@@ -207,21 +210,11 @@ class Recorder:
             while self._owed:
                 kind, key, event = self._owed[0]
                 try:
-                    await self._keep_once(kind, key, event.SerializeToString())
+                    await kept(partial(self._submit, kind, key, event.SerializeToString()))
                 except GroundwireError:
                     break
                 self._owed.popleft()
         _log.warning("the audit log is written again", service=self.service)
-
-    async def _keep_once(self, kind: Kind, key: str, data: bytes) -> None:
-        kept: asyncio.Future[None] = self.loop.create_future()
-
-        def then(error: GroundwireError | None) -> None:
-            if not kept.done():
-                kept.set_result(None) if error is None else kept.set_exception(error)
-
-        self._submit(kind, key, data, then)
-        await kept
 
 
 def interrupted(key: bytes, begun: Sequence[bytes]) -> pb.AuditEvent:

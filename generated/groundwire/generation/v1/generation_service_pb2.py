@@ -27,7 +27,7 @@ from groundwire.common.v1 import core_pb2 as groundwire_dot_common_dot_v1_dot_co
 from groundwire.policy.v1 import policy_pb2 as groundwire_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1groundwire/generation/v1/generation_service.proto\x12\x18groundwire.generation.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgroundwire/common/v1/core.proto\x1a!groundwire/policy/v1/policy.proto\"\x81\x01\n\x0fGenerateRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x33\n\x08passages\x18\x02 \x03(\x0b\x32!.groundwire.generation.v1.Passage\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x12\x16\n\x0emin_confidence\x18\x04 \x01(\x01\"I\n\x07Passage\x12\x12\n\npassage_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x01\"\x87\x02\n\x10GenerateResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x35\n\tcitations\x18\x02 \x03(\x0b\x32\".groundwire.generation.v1.Citation\x12\x12\n\nconfidence\x18\x03 \x01(\x01\x12\x11\n\tabstained\x18\x04 \x01(\x08\x12\x16\n\x0elow_confidence\x18\x05 \x01(\x08\x12\x10\n\x08\x65ndpoint\x18\x06 \x01(\t\x12*\n\x05usage\x18\x07 \x01(\x0b\x32\x1b.groundwire.common.v1.Usage\x12/\n\x08warnings\x18\x08 \x03(\x0b\x32\x1d.groundwire.common.v1.Warning\"X\n\x08\x43itation\x12\x0e\n\x06marker\x18\x01 \x01(\t\x12\x12\n\npassage_id\x18\x02 \x01(\t\x12\x14\n\x0cstart_offset\x18\x03 \x01(\x03\x12\x12\n\nend_offset\x18\x04 \x01(\x03\"\xef\x01\n\rGenerateEvent\x12\x34\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32!.groundwire.generation.v1.AttemptH\x00\x12\x30\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1f.groundwire.generation.v1.DeltaH\x00\x12\x30\n\x05reset\x18\x03 \x01(\x0b\x32\x1f.groundwire.generation.v1.ResetH\x00\x12;\n\x05\x66inal\x18\x04 \x01(\x0b\x32*.groundwire.generation.v1.GenerateResponseH\x00\x42\x07\n\x05\x65vent\"+\n\x07\x41ttempt\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\"\x15\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x17\n\x05Reset\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x16\n\x14ListEndpointsRequest\"T\n\x15ListEndpointsResponse\x12;\n\tendpoints\x18\x01 \x03(\x0b\x32(.groundwire.generation.v1.EndpointStatus\"\xb3\x01\n\x0e\x45ndpointStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07healthy\x18\x04 \x01(\x08\x12\x0f\n\x07\x62reaker\x18\x05 \x01(\t\x12\x11\n\tin_flight\x18\x06 \x01(\x05\x12*\n\x07latency\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rerror_message\x18\x08 \x01(\t2\xaa\x03\n\x11GenerationService\x12\x7f\n\x08Generate\x12).groundwire.generation.v1.GenerateRequest\x1a*.groundwire.generation.v1.GenerateResponse\"\x1c\x90\x02\x01\xaa\x9f\x19\x15\n\x07\x61nswers\x12\x08generate\x18\x01\x12\x84\x01\n\x0eStreamGenerate\x12).groundwire.generation.v1.GenerateRequest\x1a\'.groundwire.generation.v1.GenerateEvent\"\x1c\x90\x02\x01\xaa\x9f\x19\x15\n\x07\x61nswers\x12\x08generate\x18\x01\x30\x01\x12\x8c\x01\n\rListEndpoints\x12..groundwire.generation.v1.ListEndpointsRequest\x1a/.groundwire.generation.v1.ListEndpointsResponse\"\x1a\x90\x02\x01\xaa\x9f\x19\x13\n\tendpoints\x12\x04read\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1groundwire/generation/v1/generation_service.proto\x12\x18groundwire.generation.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgroundwire/common/v1/core.proto\x1a!groundwire/policy/v1/policy.proto\"\x95\x01\n\x0fGenerateRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x33\n\x08passages\x18\x02 \x03(\x0b\x32!.groundwire.generation.v1.Passage\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x12\x16\n\x0emin_confidence\x18\x04 \x01(\x01\x12\x12\n\nquery_hmac\x18\x05 \x01(\x0c\"I\n\x07Passage\x12\x12\n\npassage_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x01\"\x87\x02\n\x10GenerateResponse\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12\x35\n\tcitations\x18\x02 \x03(\x0b\x32\".groundwire.generation.v1.Citation\x12\x12\n\nconfidence\x18\x03 \x01(\x01\x12\x11\n\tabstained\x18\x04 \x01(\x08\x12\x16\n\x0elow_confidence\x18\x05 \x01(\x08\x12\x10\n\x08\x65ndpoint\x18\x06 \x01(\t\x12*\n\x05usage\x18\x07 \x01(\x0b\x32\x1b.groundwire.common.v1.Usage\x12/\n\x08warnings\x18\x08 \x03(\x0b\x32\x1d.groundwire.common.v1.Warning\"X\n\x08\x43itation\x12\x0e\n\x06marker\x18\x01 \x01(\t\x12\x12\n\npassage_id\x18\x02 \x01(\t\x12\x14\n\x0cstart_offset\x18\x03 \x01(\x03\x12\x12\n\nend_offset\x18\x04 \x01(\x03\"\xef\x01\n\rGenerateEvent\x12\x34\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32!.groundwire.generation.v1.AttemptH\x00\x12\x30\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1f.groundwire.generation.v1.DeltaH\x00\x12\x30\n\x05reset\x18\x03 \x01(\x0b\x32\x1f.groundwire.generation.v1.ResetH\x00\x12;\n\x05\x66inal\x18\x04 \x01(\x0b\x32*.groundwire.generation.v1.GenerateResponseH\x00\x42\x07\n\x05\x65vent\"+\n\x07\x41ttempt\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\"\x15\n\x05\x44\x65lta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x17\n\x05Reset\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x16\n\x14ListEndpointsRequest\"T\n\x15ListEndpointsResponse\x12;\n\tendpoints\x18\x01 \x03(\x0b\x32(.groundwire.generation.v1.EndpointStatus\"\xb3\x01\n\x0e\x45ndpointStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07healthy\x18\x04 \x01(\x08\x12\x0f\n\x07\x62reaker\x18\x05 \x01(\t\x12\x11\n\tin_flight\x18\x06 \x01(\x05\x12*\n\x07latency\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rerror_message\x18\x08 \x01(\t2\xaa\x03\n\x11GenerationService\x12\x7f\n\x08Generate\x12).groundwire.generation.v1.GenerateRequest\x1a*.groundwire.generation.v1.GenerateResponse\"\x1c\x90\x02\x01\xaa\x9f\x19\x15\n\x07\x61nswers\x12\x08generate\x18\x01\x12\x84\x01\n\x0eStreamGenerate\x12).groundwire.generation.v1.GenerateRequest\x1a\'.groundwire.generation.v1.GenerateEvent\"\x1c\x90\x02\x01\xaa\x9f\x19\x15\n\x07\x61nswers\x12\x08generate\x18\x01\x30\x01\x12\x8c\x01\n\rListEndpoints\x12..groundwire.generation.v1.ListEndpointsRequest\x1a/.groundwire.generation.v1.ListEndpointsResponse\"\x1a\x90\x02\x01\xaa\x9f\x19\x13\n\tendpoints\x12\x04read\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,27 +41,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATIONSERVICE'].methods_by_name['ListEndpoints']._loaded_options = None
   _globals['_GENERATIONSERVICE'].methods_by_name['ListEndpoints']._serialized_options = b'\220\002\001\252\237\031\023\n\tendpoints\022\004read\030\002'
   _globals['_GENERATEREQUEST']._serialized_start=180
-  _globals['_GENERATEREQUEST']._serialized_end=309
-  _globals['_PASSAGE']._serialized_start=311
-  _globals['_PASSAGE']._serialized_end=384
-  _globals['_GENERATERESPONSE']._serialized_start=387
-  _globals['_GENERATERESPONSE']._serialized_end=650
-  _globals['_CITATION']._serialized_start=652
-  _globals['_CITATION']._serialized_end=740
-  _globals['_GENERATEEVENT']._serialized_start=743
-  _globals['_GENERATEEVENT']._serialized_end=982
-  _globals['_ATTEMPT']._serialized_start=984
-  _globals['_ATTEMPT']._serialized_end=1027
-  _globals['_DELTA']._serialized_start=1029
-  _globals['_DELTA']._serialized_end=1050
-  _globals['_RESET']._serialized_start=1052
-  _globals['_RESET']._serialized_end=1075
-  _globals['_LISTENDPOINTSREQUEST']._serialized_start=1077
-  _globals['_LISTENDPOINTSREQUEST']._serialized_end=1099
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=1101
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=1185
-  _globals['_ENDPOINTSTATUS']._serialized_start=1188
-  _globals['_ENDPOINTSTATUS']._serialized_end=1367
-  _globals['_GENERATIONSERVICE']._serialized_start=1370
-  _globals['_GENERATIONSERVICE']._serialized_end=1796
+  _globals['_GENERATEREQUEST']._serialized_end=329
+  _globals['_PASSAGE']._serialized_start=331
+  _globals['_PASSAGE']._serialized_end=404
+  _globals['_GENERATERESPONSE']._serialized_start=407
+  _globals['_GENERATERESPONSE']._serialized_end=670
+  _globals['_CITATION']._serialized_start=672
+  _globals['_CITATION']._serialized_end=760
+  _globals['_GENERATEEVENT']._serialized_start=763
+  _globals['_GENERATEEVENT']._serialized_end=1002
+  _globals['_ATTEMPT']._serialized_start=1004
+  _globals['_ATTEMPT']._serialized_end=1047
+  _globals['_DELTA']._serialized_start=1049
+  _globals['_DELTA']._serialized_end=1070
+  _globals['_RESET']._serialized_start=1072
+  _globals['_RESET']._serialized_end=1095
+  _globals['_LISTENDPOINTSREQUEST']._serialized_start=1097
+  _globals['_LISTENDPOINTSREQUEST']._serialized_end=1119
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=1121
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=1205
+  _globals['_ENDPOINTSTATUS']._serialized_start=1208
+  _globals['_ENDPOINTSTATUS']._serialized_end=1387
+  _globals['_GENERATIONSERVICE']._serialized_start=1390
+  _globals['_GENERATIONSERVICE']._serialized_end=1816
 # @@protoc_insertion_point(module_scope)

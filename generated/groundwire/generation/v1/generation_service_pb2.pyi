@@ -30,12 +30,15 @@ class GenerateRequest(_message.Message):
     PASSAGES_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    QUERY_HMAC_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The question, 1 to 4,096 characters."""
     max_tokens: _builtins.int
     """The most tokens that the answer may have, 1 to 8,192; 0 means the default, 1,000."""
     min_confidence: _builtins.float
     """The least confidence (0 to 1) with which an answer is given."""
+    query_hmac: _builtins.bytes
+    """HMAC-SHA-256 of the question under the tenant's key, for the audit log; counts from services of the mesh alone."""
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Passage]:
         """The passages, best first, at most 50. The n-th is cited as "[n]"."""
@@ -47,10 +50,11 @@ class GenerateRequest(_message.Message):
         passages: _abc.Iterable[Global___Passage] | None = ...,
         max_tokens: _builtins.int = ...,
         min_confidence: _builtins.float = ...,
+        query_hmac: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "min_confidence", b"min_confidence", "passages", b"passages", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_tokens", b"max_tokens", "min_confidence", b"min_confidence", "passages", b"passages", "query", b"query", "query_hmac", b"query_hmac"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
