@@ -56,8 +56,8 @@ lint: install ## Check style and the floors of the architecture
 type: install ## Check types, strictly
 	@$(BIN)/mypy
 
-# Files are spread over processes, whole: their tests share servers.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# Files are spread over processes, whole: their tests share servers. One more than cores, since meshes wait a lot.
+PARALLEL := -n $(shell n=$$(nproc); echo $$(( n < 3 ? n + 1 : 4 ))) --dist loadfile
 
 test: install ## Run the tests
 	@$(BIN)/python -m pytest $(PARALLEL) -m 'not long'

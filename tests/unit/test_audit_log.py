@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -343,8 +344,8 @@ async def test_the_log_goes_on_without_its_witness_and_catches_up() -> None:
     checkpointing = Checkpointing(log, witness, WitnessKey(WITNESS.verifier), interval=0.01, witness_interval=0.01)
     checkpointing.start()
 
-    async def until(condition: object) -> None:
-        while not condition():  # type: ignore[operator] # a callable, whatever it is called
+    async def until(condition: Callable[[], bool]) -> None:
+        while not condition():
             await asyncio.sleep(0.005)
 
     await until(lambda: log.covered == 20)
