@@ -53,11 +53,9 @@ DISK_PATIENCE = 0.4
 _REPAIR_INTERVAL = 0.5
 _LAST_TRY = 2.0
 _HEAD = struct.Struct(">BQH")  # kind, everything below this sequence number is delivered, length of the key
-_log = structlog.get_logger(__name__)
-
-
 COMMAND_PREFIX = "command-"
 """How the names of the spools begin that belong to one command each."""
+_log = structlog.get_logger(__name__)
 
 
 class Kind(IntEnum):
@@ -238,6 +236,7 @@ class Spool:
                 continue
             except GroundwireError as error:
                 self._tell(error.message)
+                self._repair()  # removing what is delivered may be what failed
             except Exception:  # noqa: BLE001 - an end of this loop would be an end of the record
                 _log.exception("delivery failed unexpectedly")
             self._due.set()
@@ -272,17 +271,17 @@ class Spool:
         """Remove what is delivered, once all is; what is still open moves to the end."""
         if self.waiting or self._pending or self._journal.failure is not None:
             return
-        kept = [
+        still_open = [
             _HEAD.pack(Kind.KEPT, self._delivered, len(key)) + key + payload
             for key, payloads in self._opened.items()
             for payload in payloads
         ]
         # Submitted in the same step in which nothing was pending: whatever is opened from here on comes behind it.
         first = self._journal.next_sequence
-        if kept:
-            await self._journal.append(kept)
+        if still_open:
+            await self._journal.append(still_open)
             if self._delivered == first:
-                self._delivered = first + len(kept)
+                self._delivered = first + len(still_open)
         await self._journal.remove_before(first)
 
     def _tell(self, why: str) -> None:

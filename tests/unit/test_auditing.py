@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -270,6 +271,33 @@ async def test_a_change_is_not_begun_for_a_caller_who_left_while_it_was_announce
     await recorder.settled()
     assert not changed
     assert [list(event.changes) for event in keeper.events] == [[], []]
+
+
+async def test_of_two_changes_of_a_call_one_may_be_given_up() -> None:
+    recorder, keeper = memory_recorder()
+    effects = Effects(recorder)
+    done: list[str] = []
+
+    async def change(name: str) -> None:
+        done.append(name)
+
+    async def work() -> None:
+        keeper.hold = True
+        one, two = (
+            asyncio.ensure_future(effects.perform("acme", f"collections/{name}", partial(change, name)))
+            for name in ("one", "two")
+        )
+        await until(lambda: keeper.held == 2)
+        one.cancel()
+        await asyncio.wait([one])
+        keeper.release()
+        await two
+
+    record = await as_a_call(recorder, work)
+    await record.end(OK)
+    await recorder.settled()
+    assert done == ["two"]
+    assert [list(event.changes) for event in keeper.events] == [[], [], ["collections/two"]]
 
 
 async def test_what_no_call_asked_for_has_events_of_its_own() -> None:

@@ -42,12 +42,19 @@ class Effects:
         if not isinstance(record, CallRecord):
             own = self._recorder.own(tenant)
             return await asyncio.shield(self._recorder.spawn(_alone(own, resource, document_ids, work, happened)))
-        task = self._recorder.spawn(_perform(record, resource, document_ids, work, happened))
+        wanted = True
+
+        async def work_if_wanted() -> _T:
+            if not wanted:
+                raise Unavailable("the caller gave up before it was begun")
+            return await work()
+
+        task = self._recorder.spawn(_perform(record, resource, document_ids, work_if_wanted, happened))
         record.wait_for(task)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            record.abandoned = True
+            wanted = False
             raise
 
 
@@ -59,8 +66,6 @@ async def _perform(
     happened: Callable[[_T], bool],
 ) -> _T:
     await record.begin(resource, document_ids)
-    if record.abandoned:
-        raise Unavailable("the caller gave up before it was begun")
     result = await work()
     if happened(result):
         record.changed(resource, document_ids)

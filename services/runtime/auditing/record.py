@@ -79,7 +79,6 @@ class CallRecord(Notes):
         "_recorder",
         "_start",
         "_tenant",
-        "abandoned",
         "address",
         "call",
     )
@@ -98,7 +97,6 @@ class CallRecord(Notes):
         self._announced = 0
         self._ended = False
         self._pending: set[asyncio.Future[Any]] | None = None
-        self.abandoned = False
 
     async def begin(self, resource: str = "", document_ids: Sequence[str] = ()) -> None:
         """Make it durable that ``resource`` is about to be changed, or that a stream is about to be sent.
