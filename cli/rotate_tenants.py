@@ -59,7 +59,8 @@ async def rotate(screen: Screen, options: Globals, settings: Settings, *, tenant
             places: list[SealedItems] = [CatalogDetails(catalog)]
             stores = _stores(options, settings)
             for name, address in stores.items():
-                store = process.remote_store(address, KEYS, name)
+                own = address == settings.address("store")
+                store = process.remote_store("" if own else address, KEYS, name, settings)
                 stack.push_async_callback(store.close)
                 places.append(StoreChunks(store, name))
             work = _Work(screen, keys, places, stores, retire=retire)

@@ -65,7 +65,13 @@ async def _serve(settings: dict[str, Settings], listen: str | None) -> None:
             # First, so that whatever a service asks of others at its start is asked with a token.
             identify = await process.identify(settings[name])
             service = await assembly(name)(settings[name], process)
-            server = Server(service, settings[name], identify, process.telemetry.tracer(name))
+            server = Server(
+                service,
+                settings[name],
+                identify,
+                process.telemetry.tracer(name),
+                dependencies=process.dependencies(name),
+            )
             try:
                 await server.start(listen or settings[name].address(name))
             except BaseException:

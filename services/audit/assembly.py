@@ -42,7 +42,7 @@ async def assemble(settings: AuditSettings, process: Process, *, witness: Witnes
     for cut in log.trimmed:
         _log.warning("a torn tail was cut off", file=cut.file, offset=cut.offset, bytes=cut.size)
     if witness is None and options.witness:
-        channel = process.channel(settings.address("witness"), "audit")
+        channel = process.channel(settings, "witness", "audit")
         witness = RemoteWitness(channel, lambda error: from_rpc_error(error, "witness"))
     key = _FoundKey(options.witness_key, settings.data_dir / "witness" / PUBLIC)
     checkpointing = Checkpointing(log, witness, key)

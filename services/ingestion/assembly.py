@@ -49,9 +49,7 @@ async def assemble(
         timeout_s=options.parser_timeout,
         memory_limit_bytes=options.parser_memory_mib * MIB,
     )
-    opened_store = store or await process.sealed_store(
-        settings, options.vector_store_url or settings.address("store"), "ingestion", _STORE
-    )
+    opened_store = store or await process.sealed_store(settings, options.vector_store_url, "ingestion", _STORE)
     embedder = await process.embedder(settings)
     keys = await process.encryption(settings)
     ingestor = Ingestor(

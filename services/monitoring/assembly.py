@@ -6,7 +6,7 @@ import grpc
 
 from groundwire.monitoring.v1 import monitoring_service_pb2 as pb
 from groundwire.monitoring.v1 import monitoring_service_pb2_grpc as rpc
-from services.monitoring.adapters.grpc_probe import GrpcProbe
+from services.monitoring.adapters.watched_mesh import WatchedMesh
 from services.monitoring.servicer import MonitoringServicer
 from services.monitoring.settings import MonitoringSettings
 from services.monitoring.topology import Topology
@@ -17,13 +17,8 @@ from services.runtime.settings import SERVICES
 
 async def assemble(settings: MonitoringSettings, process: Process) -> Service:
     """Watch every service that the settings name."""
-    probes = {
-        name: GrpcProbe(
-            process.channel(settings.address(name), "monitoring", health_checked=False), settings.address(name)
-        )
-        for name in SERVICES
-    }
-    topology = Topology(probes)
+    watched = {name: process.channel_to(name, settings.targets(name), "monitoring", settings) for name in SERVICES}
+    topology = Topology(WatchedMesh(watched))
     servicer = MonitoringServicer(topology)
 
     def register(server: grpc.aio.Server) -> None:

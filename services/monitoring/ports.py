@@ -1,19 +1,38 @@
-"""What monitoring needs: a way to ask a peer how it is."""
+"""What monitoring needs: somebody who watches every endpoint of the mesh."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from services.resilience.endpoints import EndpointStatus
+from services.resilience.health import ServiceHealth
 
-class Probe(Protocol):
-    """Asks one endpoint's health service."""
 
-    @property
-    def address(self) -> str:
-        """The endpoint's address."""
+@dataclass(frozen=True, slots=True)
+class SelfReport:
+    """What a server says of itself, and of those that it calls, by service."""
 
-    async def check(self, service: str) -> bool:
-        """Whether it says SERVING for ``service``; raises Unavailable when it does not answer."""
+    status: ServiceHealth
+    error_message: str
+    dependencies: Mapping[str, Sequence[EndpointStatus]]
+
+
+class MeshView(Protocol):
+    """The mesh, as it is watched."""
+
+    def services(self) -> Mapping[str, Sequence[EndpointStatus]]:
+        """The endpoints of every service, each as it was last heard of."""
+
+    def reports(self) -> Mapping[tuple[str, str], SelfReport]:
+        """What servers that are alive say now, by their service and address."""
+
+    async def check(self) -> None:
+        """Ask every endpoint now, all at the same time; a failure is the answer of that endpoint alone."""
+
+    async def changed(self) -> None:
+        """Return when something is not what it was when this was called, or numbers have grown old."""
 
     async def close(self) -> None:
-        """Release the connection."""
+        """Stop watching."""

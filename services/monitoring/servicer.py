@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 
 from groundwire.monitoring.v1 import monitoring_service_pb2 as pb
 from groundwire.monitoring.v1 import monitoring_service_pb2_grpc as rpc
@@ -15,7 +15,6 @@ from services.runtime.unbuilt import unbuilt
 class MonitoringServicer(rpc.MonitoringServiceServicer):
     """Translates and delegates."""
 
-    WatchTopology = unbuilt
     RecordMetrics = unbuilt
     GetMetricHistory = unbuilt
     CreateAlertRule = unbuilt
@@ -29,5 +28,13 @@ class MonitoringServicer(rpc.MonitoringServiceServicer):
 
     async def GetTopology(self, request: pb.GetTopologyRequest, context: Context) -> pb.GetTopologyResponse:
         """See the contract."""
-        checks: Sequence[pb.ServiceTopology] = [convert.write_service(state) for state in await self._topology.look()]
-        return pb.GetTopologyResponse(services=checks)
+        del request, context
+        return pb.GetTopologyResponse(services=convert.write_services(await self._topology.look()))
+
+    async def WatchTopology(
+        self, request: pb.WatchTopologyRequest, context: Context
+    ) -> AsyncIterator[pb.WatchTopologyResponse]:
+        """See the contract."""
+        del request, context
+        async for states in self._topology.watch():
+            yield pb.WatchTopologyResponse(services=convert.write_services(states))

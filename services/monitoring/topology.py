@@ -1,88 +1,155 @@
-"""Who is in the mesh and how each service is."""
+"""Who is in the mesh, how each service is, and who serves now. Pure but for its waiting."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import Enum
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import structlog
+from services.monitoring.ports import MeshView, SelfReport
+from services.resilience.breaker import BreakerState
+from services.resilience.endpoints import Endpoint, EndpointStatus, Role
+from services.resilience.health import HealthCheck, ServiceHealth
 
-from services.corpus.errors import GroundwireError
-from services.monitoring.ports import Probe
-
-_log = structlog.get_logger(__name__)
+_WORST = (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED)
 
 
-class ServiceHealth(Enum):
-    """How well something works."""
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """How the service ``caller`` sees an endpoint that it calls."""
 
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"
-    UNHEALTHY = "unhealthy"
+    caller: str
+    status: EndpointStatus
 
 
-@dataclass(frozen=True)
-class HealthCheck:
-    """The result of one check. ``response_time`` is in seconds; ``error_message`` is empty when all is well."""
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """One endpoint. ``breaker`` is the worst that a caller has for it, None where nobody that can be asked calls it."""
+
+    endpoint: Endpoint
+    health: HealthCheck
+    breaker: BreakerState | None
+    serving: bool
+    observations: tuple[Observation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """One service and its endpoints."""
 
     service_name: str
     status: ServiceHealth
-    response_time: float
-    last_check: datetime
-    error_message: str = ""
-
-
-@dataclass(frozen=True)
-class EndpointState:
-    """One endpoint and its last check."""
-
-    service_name: str
-    address: str
-    health: HealthCheck
+    error_message: str
+    endpoints: tuple[EndpointState, ...]
 
 
 class Topology:
-    """Checks every service of the mesh, all at the same time: one failure never hides or delays another."""
+    """The mesh as ``view`` watches it."""
 
-    def __init__(
-        self,
-        probes: Mapping[str, Probe],
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self._probes = dict(probes)
-        self._clock = clock
-        self._now = now
+    def __init__(self, view: MeshView) -> None:
+        self._view = view
 
-    async def look(self) -> list[EndpointState]:
-        """The state of every service, by name."""
-        names = sorted(self._probes)
-        return list(await asyncio.gather(*(self._look_at(name, self._probes[name]) for name in names)))
+    async def look(self) -> list[ServiceState]:
+        """Every service, by name, after everybody was asked."""
+        await self._view.check()
+        return self._state()
+
+    async def watch(self) -> AsyncIterator[list[ServiceState]]:
+        """Every service, at once and whenever something changes."""
+        shown: list[ServiceState] | None = None
+        while True:
+            state = self._state()
+            if shown is None or _comparable(state) != _comparable(shown):
+                shown = state
+                yield state
+            await self._view.changed()
 
     async def close(self) -> None:
-        """Release connections."""
-        await asyncio.gather(*(probe.close() for probe in self._probes.values()))
+        """Stop watching."""
+        await self._view.close()
 
-    async def _look_at(self, name: str, probe: Probe) -> EndpointState:
-        started = self._clock()
-        message = ""
-        try:
-            alive, ready = await asyncio.gather(probe.check(""), probe.check("readiness"))
-        except GroundwireError as error:
-            status, message = ServiceHealth.UNHEALTHY, error.message
-        except Exception as error:  # noqa: BLE001 - one probe's defect must not hide the other services
-            _log.exception("a probe failed unexpectedly", service=name, exc_info=error)
-            status, message = ServiceHealth.UNHEALTHY, "it could not be asked"
-        else:
-            status = ServiceHealth.HEALTHY
-            if not alive:
-                status, message = ServiceHealth.UNHEALTHY, "it says that it is not serving"
-            elif not ready:
-                status, message = ServiceHealth.DEGRADED, "something that it depends on is missing"
-        check = HealthCheck(name, status, self._clock() - started, self._now(), message)
-        return EndpointState(name, probe.address, check)
+    def _state(self) -> list[ServiceState]:
+        return combine(self._view.services(), self._view.reports())
+
+
+def combine(
+    services: Mapping[str, Sequence[EndpointStatus]], reports: Mapping[tuple[str, str], SelfReport]
+) -> list[ServiceState]:
+    """One picture of what was watched and what servers say of themselves and of each other."""
+    seen: dict[tuple[str, str], list[Observation]] = {}
+    for (caller, _), report in reports.items():
+        for service, statuses in report.dependencies.items():
+            for status in statuses:
+                seen.setdefault((service, status.endpoint.address), []).append(Observation(caller, status))
+    return [_service(name, statuses, reports, seen) for name, statuses in sorted(services.items())]
+
+
+def _service(
+    name: str,
+    statuses: Sequence[EndpointStatus],
+    reports: Mapping[tuple[str, str], SelfReport],
+    seen: Mapping[tuple[str, str], Sequence[Observation]],
+) -> ServiceState:
+    endpoints = []
+    for status in statuses:
+        where = (name, status.endpoint.address)
+        observations = tuple(sorted(seen.get(where, ()), key=lambda each: each.caller))
+        breakers = {each.status.breaker for each in observations}
+        endpoints.append(
+            EndpointState(
+                endpoint=status.endpoint,
+                health=_health(status, reports.get(where)),
+                breaker=next((state for state in _WORST if state in breakers), None),
+                serving=any(each.status.serving for each in observations) if observations else status.serving,
+                observations=observations,
+            )
+        )
+    return ServiceState(name, *_overall(endpoints), tuple(endpoints))
+
+
+def _health(status: EndpointStatus, report: SelfReport | None) -> HealthCheck:
+    if not status.alive:
+        return status.health
+    if report is not None:
+        return replace(status.health, status=report.status, error_message=report.error_message)
+    if status.health.status is ServiceHealth.UNHEALTHY:
+        # It answers, if only that it is not ready.
+        return replace(status.health, status=ServiceHealth.DEGRADED)
+    return status.health
+
+
+def _overall(endpoints: Sequence[EndpointState]) -> tuple[ServiceHealth, str]:
+    messages = [
+        each.health.error_message if len(endpoints) == 1 else f"{each.endpoint.address}: {each.health.error_message}"
+        for each in endpoints
+        if each.health.error_message
+    ]
+    states = {each.health.status for each in endpoints}
+    primaries = {each.health.status for each in endpoints if each.endpoint.role is Role.PRIMARY}
+    if states <= {ServiceHealth.UNHEALTHY}:
+        return ServiceHealth.UNHEALTHY, "; ".join(messages)
+    if primaries == {ServiceHealth.HEALTHY}:
+        return ServiceHealth.HEALTHY, ""
+    return ServiceHealth.DEGRADED, "; ".join(messages)
+
+
+def _comparable(state: Sequence[ServiceState]) -> list[object]:
+    """What is worth telling: not that a check took a millisecond longer, or that a call more is on its way."""
+    return [
+        (
+            service.service_name,
+            service.status,
+            service.error_message,
+            [
+                (
+                    each.endpoint,
+                    each.health.status,
+                    each.health.error_message,
+                    each.breaker,
+                    each.serving,
+                    [(o.caller, o.status.health.status, o.status.breaker, o.status.serving) for o in each.observations],
+                )
+                for each in service.endpoints
+            ],
+        )
+        for service in state
+    ]

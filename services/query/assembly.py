@@ -14,7 +14,6 @@ from services.query.adapters.retrieval_service import RetrievalOverGrpc
 from services.query.query import Answerer
 from services.query.servicer import QueryServicer
 from services.query.settings import QuerySettings
-from services.runtime.channels import check_serving
 from services.runtime.identity import current_caller
 from services.runtime.process import Process
 from services.runtime.server import Service
@@ -23,8 +22,8 @@ from services.runtime.status import from_rpc_error
 
 async def assemble(settings: QuerySettings, process: Process) -> Service:
     """Wire the front door to the retrieval and generation services that the settings name."""
-    to_retrieval = process.channel(settings.address("retrieval"), "query")
-    to_generation = process.channel(settings.address("generation"), "query")
+    to_retrieval = process.channel(settings, "retrieval", "query")
+    to_generation = process.channel(settings, "generation", "query")
     answerer = Answerer(
         RetrievalOverGrpc(to_retrieval, partial(from_rpc_error, dependency="retrieval")),
         GenerationOverGrpc(to_generation, partial(from_rpc_error, dependency="generation")),
@@ -35,7 +34,7 @@ async def assemble(settings: QuerySettings, process: Process) -> Service:
         rpc.add_QueryServiceServicer_to_server(servicer, server)
 
     async def ready() -> None:
-        await asyncio.gather(check_serving(to_retrieval, "retrieval"), check_serving(to_generation, "generation"))
+        await asyncio.gather(to_retrieval.require_ready(), to_generation.require_ready())
 
     return Service(
         name="query",

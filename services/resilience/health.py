@@ -1,4 +1,4 @@
-"""The states behind ``grpc.health.v1``: who serves, and who wants to know when that changes.
+"""How well something works; and the states behind ``grpc.health.v1``: who serves, and who wants to know.
 
 Each watcher has a slot that holds only the latest value. Setting a status fills slots and never waits, so a watcher
 that reads slowly, or never, holds up nobody.
@@ -7,7 +7,28 @@ that reads slowly, or never, holds up nobody.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
+
+
+class ServiceHealth(Enum):
+    """How well something works: with all of its parts, with less than all, or not at all."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """The result of one check. ``response_time`` is in seconds; ``error_message`` is empty when all is well."""
+
+    service_name: str
+    status: ServiceHealth
+    response_time: float
+    last_check: datetime
+    error_message: str = ""
 
 
 class ServingStatus(Enum):

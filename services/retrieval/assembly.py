@@ -37,7 +37,7 @@ async def assemble(
     opened_stores = stores or [
         NamedStore(
             store.name,
-            await process.sealed_store(settings, store.address or settings.address("store"), "retrieval", store.name),
+            await process.sealed_store(settings, store.address, "retrieval", store.name),
         )
         for store in options.vector_stores
     ]

@@ -35,12 +35,14 @@ def open_channel(
     credentials: Credentials | None = None,
     tls: ReloadingTls | None = None,
     health_checked: bool = True,
+    server_name: str = "",
     max_message_bytes: int = 64 * 1024 * 1024,
 ) -> grpc.aio.Channel:
     """A channel to ``address``; nothing is sent until the first call.
 
     With ``tls`` the server's certificate must be of its authorities and for the host of ``address``; renewed files are
     taken up while it is open. Unless ``health_checked``, calls are sent to peers that say that they do not serve, too.
+    ``server_name`` is the host that the server proves to be, where ``address`` is one of those that it was looked up as.
     """
     options: list[tuple[str, str | int]] = [
         *([("grpc.service_config", _SERVICE_CONFIG)] if health_checked else []),
@@ -53,13 +55,16 @@ def open_channel(
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
         # Each channel has connections of its own: one stuck subchannel must not be everybody's.
         ("grpc.use_local_subchannel_pool", 1),
     ]
     if address.startswith("unix:"):
         options.append(("grpc.default_authority", "localhost"))
         tls = None
+    elif server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
+        options.append(("grpc.default_authority", server_name))
     interceptors = outgoing(tracer=tracer, margin=DEADLINE_MARGIN, credentials=credentials)
     if tls is None:
         return grpc.aio.insecure_channel(target(address), options=options, interceptors=interceptors)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -17,15 +18,20 @@ from services.embedding.onnx import OnnxCrossEncoder, OnnxEmbedder
 from services.embedding.openai import OpenAIEmbedder
 from services.embedding.ports import CrossEncoder, Embedder, EmbeddingModel
 from services.embedding.weights import WeightSources
+from services.resilience.endpoints import Endpoint, Role
+from services.resilience.failover import FailoverPolicy
+from services.resilience.pool import PoolPolicy
+from services.resilience.targets import Target, parse_targets
 from services.runtime.auditing.delivery import open_recorder
 from services.runtime.auditing.recorder import Recorder
 from services.runtime.auditing.security_events import SecurityEvents
 from services.runtime.authentication import TokenAuthentication
 from services.runtime.channels import open_channel
 from services.runtime.encryption import Encryption
+from services.runtime.failover_channel import FailoverChannel
 from services.runtime.identity import development_identity
 from services.runtime.sealed_store import SealedVectorStore
-from services.runtime.settings import Settings, TlsOptions
+from services.runtime.settings import FailoverOptions, Settings, TlsOptions
 from services.runtime.status import from_rpc_error
 from services.runtime.telemetry import Telemetry
 from services.runtime.tls import ReloadingTls, open_tls
@@ -52,6 +58,7 @@ class Process:
     ) -> None:
         self._tls_options = tls
         self._tls: dict[str, ReloadingTls | None] = {}
+        self._dependencies: defaultdict[str, list[FailoverChannel]] = defaultdict(list)
         self.telemetry = Telemetry(VERSION)
         self._security_events = SecurityEvents()
         self._made: dict[str, Any] = {}
@@ -98,7 +105,7 @@ class Process:
         recorder = await open_recorder(
             service,
             settings.spool_path(service),
-            self.channel(settings.address("audit"), service),
+            self.channel(settings, "audit", service),
             max_bytes=settings.spool.max_mib * 1024 * 1024,
         )
         self.attend(recorder)
@@ -128,16 +135,49 @@ class Process:
         keys = await self.encryption(settings)
         return await SqlCatalog.open_sqlite(settings.catalog_path, cipher=keys.sealer if keys else None)
 
-    def channel(self, address: str, service: str, *, health_checked: bool = True) -> grpc.aio.Channel:
-        """A new channel to ``address`` for calls that ``service`` makes; its user closes it."""
-        if self._tls_options is not None and service not in self._tls:
-            self._tls[service] = open_tls(self._tls_options, service)
-        return open_channel(
-            address,
-            tls=self._tls.get(service),
-            tracer=self.telemetry.tracer(service),
-            credentials=self._credentials(service),
-            health_checked=health_checked,
+    def channel(self, settings: Settings, service: str, caller: str) -> FailoverChannel:
+        """A new channel to the endpoints of ``service``, which ``caller`` depends on; its user closes it."""
+        channel = self.channel_to(service, settings.targets(service), caller, settings)
+        self._dependencies[caller].append(channel)
+        return channel
+
+    def dependencies(self, caller: str) -> list[FailoverChannel]:
+        """The channels to what ``caller`` depends on, in the order in which they were made."""
+        return [channel for channel in self._dependencies[caller] if not channel.closed]
+
+    def channel_to(
+        self, name: str, targets: Sequence[tuple[Target, Role]], caller: str, settings: Settings | None = None
+    ) -> FailoverChannel:
+        """A new channel to ``targets``, which are called ``name``; without ``settings``, as by default."""
+        if self._tls_options is not None and caller not in self._tls:
+            self._tls[caller] = open_tls(self._tls_options, caller)
+
+        def connect(endpoint: Endpoint) -> grpc.aio.Channel:
+            return open_channel(
+                endpoint.address,
+                server_name=endpoint.name,
+                tls=self._tls.get(caller),
+                tracer=self.telemetry.tracer(caller),
+                credentials=self._credentials(caller),
+                # Where calls go is decided on the endpoint's health already.
+                health_checked=False,
+            )
+
+        options = settings.failover if settings else FailoverOptions()
+        return FailoverChannel(
+            name,
+            targets,
+            connect,
+            zone=settings.zone if settings else "",
+            policy=FailoverPolicy(
+                attempts=options.attempts,
+                patience=options.patience,
+                retry_ratio=options.retry_ratio,
+                retry_floor=options.retry_floor,
+                hedge_ratio=options.hedge_ratio,
+                hedge_floor=1 if options.hedge_ratio else 0,
+            ),
+            pool_policy=PoolPolicy(proving=options.proving),
         )
 
     def _credentials(self, service: str) -> Credentials:
@@ -152,20 +192,31 @@ class Process:
 
         return credentials
 
-    def remote_store(self, address: str, service: str, name: str) -> ChunkStore:
-        """A vector store behind the StoreService at ``address``, for calls that ``service`` makes."""
+    def remote_store(self, address: str, service: str, name: str, settings: Settings | None = None) -> ChunkStore:
+        """A vector store behind the StoreService at ``address``, for calls that ``service`` makes.
+
+        Without an address it is the mesh's own, which ``settings`` know.
+        """
 
         def to_error(error: grpc.aio.AioRpcError) -> GroundwireError:
             return from_rpc_error(error, name)
 
-        return RemoteVectorStore(self.channel(address, service), to_error)
+        if address:
+            targets = [(target, Role.PRIMARY) for target in parse_targets(address)]
+        elif settings is not None:
+            targets = settings.targets("store")
+        else:
+            raise ValueError("neither an address nor settings")
+        channel = self.channel_to(name, targets, service, settings)
+        self._dependencies[service].append(channel)
+        return RemoteVectorStore(channel, to_error)
 
     async def sealed_store(self, settings: Settings, address: str, service: str, name: str) -> VectorStore:
         """Like :meth:`remote_store`, but the store gets sealed texts and keyed terms alone.
 
         Where encryption is switched off it gets them in clear.
         """
-        remote = self.remote_store(address, service, name)
+        remote = self.remote_store(address, service, name, settings)
         keys = await self.encryption(settings)
         return SealedVectorStore(remote, keys.sealer, keys.terms) if keys else remote
 

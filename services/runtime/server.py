@@ -21,6 +21,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from opentelemetry.sdk.trace import Tracer
 
+from groundwire.monitoring.v1.dependency_service_pb2_grpc import add_DependencyServiceServicer_to_server
 from groundwire.policy.v1 import policy_pb2
 from interceptors._shapes import Around, Call
 from interceptors.admission import Admission
@@ -32,12 +33,14 @@ from interceptors.deadline import Deadline
 from interceptors.errors import Errors
 from interceptors.metrics import Metrics
 from interceptors.tracing import Tracing
-from services.corpus.errors import DeadlineExceeded, NotYetImplemented, Unavailable
+from services.corpus.errors import DeadlineExceeded, GroundwireError, NotYetImplemented, Unavailable
 from services.resilience.health import HealthBoard, ServingStatus
-from services.runtime import health, reflection
+from services.runtime import health, reflection, standing
 from services.runtime.auditing.record import CallRecord, Policy
 from services.runtime.auditing.recorder import Recorder
+from services.runtime.failover_channel import FailoverChannel
 from services.runtime.settings import ConfigurationError, Settings, is_loopback
+from services.runtime.standing import DependencyServicer, Standing
 from services.runtime.status import to_status
 from services.runtime.telemetry import CallMetrics
 from services.runtime.tls import demands_certificates, listening_tls, server_credentials
@@ -85,7 +88,8 @@ class Server:
 
     The life of a server is ``start`` → (serving) → ``drain``. Starting raises ConfigurationError when the address
     is taken, when others than programs on this machine could reach it without TLS, or when TLS is configured by half.
-    With ``development_secrets`` (None: what the settings say) others are refused even with TLS.
+    With ``development_secrets`` (None: what the settings say) others are refused even with TLS. ``dependencies`` are
+    the channels to those that the service calls, which say how well it can work.
     """
 
     service: Service
@@ -94,12 +98,15 @@ class Server:
     tracer: Tracer | None = None
     metrics: CallMetrics = field(default_factory=CallMetrics)
     development_secrets: bool | None = None
+    dependencies: Sequence[FailoverChannel] = ()
     port: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        names = tuple(descriptor.full_name for descriptor in self.service.descriptors)
+        names = tuple(descriptor.full_name for descriptor in self._descriptors)
         self.board = HealthBoard(("", READINESS, *names))
+        self._standing = Standing([channel.pool for channel in self.dependencies])
         self._readiness: asyncio.Task[None] | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._socket: Path | None = None
         self._server: grpc.aio.Server | None = None
 
@@ -124,6 +131,7 @@ class Server:
             if name != READINESS:
                 self.board.set(name, ServingStatus.SERVING)
         self._readiness = asyncio.create_task(self._follow_readiness())
+        self._starting = asyncio.create_task(self._start_dependencies())
         _log.info("serving", service=self.service.name, address=address, port=self.port, tls=tls is not None)
 
     async def drain(self, *, delay: float | None = None, grace: float | None = None) -> None:
@@ -136,9 +144,10 @@ class Server:
         if server is None:
             return
         options = self.settings.drain
-        if self._readiness is not None:
-            self._readiness.cancel()
-            await asyncio.wait([self._readiness])
+        for task in (self._readiness, self._starting):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         self.board.end()
         await asyncio.sleep(options.delay if delay is None else delay)
         # A watch never ends by itself: without this every drain would last as long as its grace.
@@ -168,9 +177,10 @@ class Server:
         chain = build(self.layers(address), refuse_unknown)
         server = grpc.aio.server(interceptors=[chain], options=server_options(service.max_request_bytes))
         service.register(server)
+        add_DependencyServiceServicer_to_server(DependencyServicer(self._standing), server)
         health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(self.board), server)
         if with_reflection:
-            reflection.add_reflection([*(d.full_name for d in service.descriptors), health.SERVICE], server)
+            reflection.add_reflection([*(d.full_name for d in self._descriptors), health.SERVICE], server)
         return server
 
     def layers(self, address: str) -> list[tuple[Position, Around]]:
@@ -219,8 +229,12 @@ class Server:
             (Position.ANNOUNCEMENT, Announcement(announced.__contains__)),
         ]
 
+    @property
+    def _descriptors(self) -> list[ServiceDescriptor]:
+        return [*self.service.descriptors, standing.SERVICE]
+
     def _authorizer(self, address: str) -> Authorizer:
-        rules = rule_table(self.service.descriptors)
+        rules = rule_table(self._descriptors)
         open_services = {health.SERVICE}
         if self.settings.reflection or (self.settings.reflection is None and is_loopback(address)):
             open_services.update(reflection.SERVICES)
@@ -252,11 +266,15 @@ class Server:
             path.unlink()  # left behind by a process that was killed
         self._socket = path
 
+    async def _start_dependencies(self) -> None:
+        await asyncio.gather(*(channel.start() for channel in self.dependencies))
+
     async def _follow_readiness(self) -> None:
         was: str | None = ""
         began = False
         while True:
             problem: str | None = None
+            told: str | None = None
             try:
                 async with asyncio.timeout(_READINESS_TIMEOUT):
                     await self.service.ready()
@@ -264,7 +282,10 @@ class Server:
                     raise self.service.recorder.failure  # noqa: TRY301 - one more reason not to be ready
             except Exception as error:  # noqa: BLE001 - whatever it is, the service is not ready
                 problem = str(error) or type(error).__name__
+                # Others are told what is meant for others alone.
+                told = error.message if isinstance(error, GroundwireError) else "something that it needs fails"
             self.board.set(READINESS, ServingStatus.NOT_SERVING if problem else ServingStatus.SERVING)
+            self._standing.set_problem(told)
             if problem != was:
                 was = problem
                 # At its start a service waits for others, and that is nothing to warn of.

@@ -20,6 +20,9 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from services.resilience.endpoints import Role
+from services.resilience.targets import Target, parse_targets
+
 PREFIX = "GROUNDWIRE_"
 CONFIG_VARIABLE = "GROUNDWIRE_CONFIG"
 TOKEN_VARIABLE = "GROUNDWIRE_TOKEN"  # noqa: S105 - a variable's name; clients send its value as their token
@@ -51,6 +54,53 @@ class Addresses(Options):
     monitoring: str = "127.0.0.1:50055"
     store: str = Field("", description="Empty: a unix socket that belongs to the data directory.")
     witness: str = Field("", description="Of the audit log's witness; empty: a unix socket, as for the store.")
+
+
+class ServiceEndpoints(Options):
+    """Where callers find one service, when that is not where it listens.
+
+    ``HOST:PORT``, ``unix:/PATH``, ``dns:///NAME:PORT``, ``static:///A,B`` or ``xds:///NAME``, each with ``@ZONE``
+    behind it if that is known.
+    """
+
+    primary: tuple[str, ...] = Field((), description="Who serves while one of them can; empty: the service's address.")
+    backup: tuple[str, ...] = Field((), description="Who serves while no primary can.")
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Self:
+        for text in (*self.primary, *self.backup):
+            parse_targets(text)
+        if self.backup and not self.primary:
+            raise ValueError("backup without primary: name the primary, too")
+        return self
+
+
+class Endpoints(Options):
+    """The endpoints of each service."""
+
+    query: ServiceEndpoints = ServiceEndpoints()
+    ingestion: ServiceEndpoints = ServiceEndpoints()
+    retrieval: ServiceEndpoints = ServiceEndpoints()
+    generation: ServiceEndpoints = ServiceEndpoints()
+    audit: ServiceEndpoints = ServiceEndpoints()
+    monitoring: ServiceEndpoints = ServiceEndpoints()
+    store: ServiceEndpoints = ServiceEndpoints()
+    witness: ServiceEndpoints = ServiceEndpoints()
+
+
+class FailoverOptions(Options):
+    """How calls between services go where they succeed."""
+
+    attempts: int = Field(4, ge=1, le=10, description="Attempts for one call that may be repeated.")
+    patience: float = Field(
+        5.0, ge=0, le=60, description="Seconds that a call waits, within its deadline, while nobody can be reached."
+    )
+    retry_ratio: float = Field(0.2, ge=0, le=1, description="Retries per call, over all calls of ten seconds.")
+    retry_floor: int = Field(3, ge=0, le=1000, description="Retries in ten seconds that are allowed in any case.")
+    hedge_ratio: float = Field(0.1, ge=0, le=1, description="Hedges per read, over all calls of ten seconds; 0: none.")
+    proving: float = Field(
+        2.0, ge=0, le=300, description="Seconds that a primary which came back is watched before it serves again."
+    )
 
 
 class LogOptions(Options):
@@ -194,6 +244,9 @@ class Settings(BaseSettings):
         default_factory=lambda: _data_home() / "groundwire", description="Where everything durable is kept."
     )
     addresses: Addresses = Addresses()
+    endpoints: Endpoints = Endpoints()
+    zone: str = Field("", max_length=63, description="Where this process runs: endpoints of the same zone come first.")
+    failover: FailoverOptions = FailoverOptions()
     log: LogOptions = LogOptions()
     drain: DrainOptions = DrainOptions()
     development: DevelopmentOptions = DevelopmentOptions()
@@ -226,6 +279,17 @@ class Settings(BaseSettings):
         """Where ``service`` is found."""
         given = str(getattr(self.addresses, service))
         return given or f"unix:{socket_path(self.data_dir, service)}"
+
+    def targets(self, service: str) -> list[tuple[Target, Role]]:
+        """Where callers find ``service``, and the part that each target plays."""
+        given: ServiceEndpoints = getattr(self.endpoints, service)
+        primary = given.primary or (self.address(service),)
+        return [
+            (target, role)
+            for role, texts in ((Role.PRIMARY, primary), (Role.BACKUP, given.backup))
+            for text in texts
+            for target in parse_targets(text)
+        ]
 
     @property
     def development_secrets(self) -> bool:

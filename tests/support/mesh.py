@@ -233,6 +233,7 @@ async def _start(mesh: Mesh, name: str, process: Process, directory: Path) -> No
         settings,
         development_identity(settings),
         process.telemetry.tracer(name),
+        dependencies=process.dependencies(name),
     )
     await server.start(mesh.addresses[name])
     mesh.servers[name] = server

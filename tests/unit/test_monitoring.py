@@ -1,135 +1,161 @@
-"""Who is in the mesh: everybody is asked at the same time, and no failure hides another."""
+"""Who is in the mesh: what is watched and what servers say of themselves and of each other, as one picture."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from groundwire.monitoring.v1 import monitoring_service_pb2 as pb
 from services.monitoring import convert
-from services.monitoring.adapters.memory import ScriptedProbe
-from services.monitoring.topology import EndpointState, HealthCheck, ServiceHealth, Topology
+from services.monitoring.adapters.memory import ScriptedMesh
+from services.monitoring.ports import SelfReport
+from services.monitoring.topology import ServiceState, Topology, combine
+from services.resilience.breaker import BreakerState
+from services.resilience.endpoints import Endpoint, EndpointStatus, Role
+from services.resilience.health import HealthCheck, ServiceHealth
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
+HEALTHY, DEGRADED, UNHEALTHY = ServiceHealth.HEALTHY, ServiceHealth.DEGRADED, ServiceHealth.UNHEALTHY
 
 
-def topology(probes: dict[str, ScriptedProbe]) -> Topology:
-    ticks = iter(range(1000))
-    return Topology(probes, clock=lambda: next(ticks) / 2, now=lambda: NOW)
+def seen(
+    address: str = "a:1",
+    status: ServiceHealth = HEALTHY,
+    message: str = "",
+    *,
+    role: Role = Role.PRIMARY,
+    alive: bool = True,
+    serving: bool = True,
+    breaker: BreakerState = BreakerState.CLOSED,
+) -> EndpointStatus:
+    check = HealthCheck("x", status, 0.001, NOW, message)
+    return EndpointStatus(Endpoint(address, role), check, breaker, serving, 2, alive)
 
 
-async def states(probes: dict[str, ScriptedProbe]) -> dict[str, tuple[ServiceHealth, str]]:
-    found = await topology(probes).look()
-    return {state.service_name: (state.health.status, state.health.error_message) for state in found}
+def says(status: ServiceHealth, message: str = "", **dependencies: Sequence[EndpointStatus]) -> SelfReport:
+    return SelfReport(status, message, dependencies)
 
 
-def probe(*, alive: bool = True, ready: bool = True) -> ScriptedProbe:
-    return ScriptedProbe("there:1", {"": alive, "readiness": ready})
+def one(
+    endpoints: Sequence[EndpointStatus], reports: Mapping[tuple[str, str], SelfReport] | None = None
+) -> ServiceState:
+    (state,) = combine({"retrieval": endpoints}, reports or {})
+    return state
 
 
-class BrokenProbe(ScriptedProbe):
-    """Fails in a way that no port allows."""
-
-    async def check(self, service: str) -> bool:
-        raise RuntimeError(f"a defect: {service}")
+DOWN = seen(status=UNHEALTHY, message="nothing answers there", alive=False)
+NOT_READY = seen(status=UNHEALTHY, message="it is not ready")
 
 
 @pytest.mark.parametrize(
-    ("alive", "ready", "status", "message"),
+    ("watched", "report", "status", "message"),
     [
-        (True, True, ServiceHealth.HEALTHY, ""),
-        (True, False, ServiceHealth.DEGRADED, "something that it depends on is missing"),
-        (False, True, ServiceHealth.UNHEALTHY, "it says that it is not serving"),
-        (False, False, ServiceHealth.UNHEALTHY, "it says that it is not serving"),
+        (seen(), None, HEALTHY, ""),
+        (seen(), says(HEALTHY), HEALTHY, ""),
+        (seen(), says(DEGRADED, "store: b is down"), DEGRADED, "store: b is down"),
+        (NOT_READY, None, DEGRADED, "it is not ready"),
+        (NOT_READY, says(DEGRADED, "the spool is full"), DEGRADED, "the spool is full"),
+        (DOWN, None, UNHEALTHY, "nothing answers there"),
+        # Its last word does not count once it is frozen.
+        (seen(status=UNHEALTHY, message="late", alive=False), says(HEALTHY), UNHEALTHY, "late"),
     ],
 )
-async def test_what_a_service_says(alive: bool, ready: bool, status: ServiceHealth, message: str) -> None:
-    assert await states({"query": probe(alive=alive, ready=ready)}) == {"query": (status, message)}
+def test_an_only_endpoint(
+    watched: EndpointStatus, report: SelfReport | None, status: ServiceHealth, message: str
+) -> None:
+    state = one([watched], {("retrieval", "a:1"): report} if report else None)
+    assert (state.status, state.error_message) == (status, message)
+    assert (state.endpoints[0].health.status, state.endpoints[0].health.error_message) == (status, message)
 
 
-async def test_one_failure_never_hides_another() -> None:
-    found = await states(
-        {
-            "query": probe(),
-            "audit": ScriptedProbe("gone", None),
-            "store": probe(ready=False),
-            "retrieval": BrokenProbe("there", {}),
-            "generation": ScriptedProbe("gone too", None),
-        }
+@pytest.mark.parametrize(
+    ("primary", "backup", "status"),
+    [(True, True, HEALTHY), (True, False, HEALTHY), (False, True, DEGRADED), (False, False, UNHEALTHY)],
+)
+def test_primary_and_backup(primary: bool, backup: bool, status: ServiceHealth) -> None:
+    def endpoint(address: str, role: Role, up: bool) -> EndpointStatus:
+        if up:
+            return seen(address, role=role)
+        return seen(address, UNHEALTHY, "gone", role=role, alive=False)
+
+    state = one([endpoint("p:1", Role.PRIMARY, primary), endpoint("b:1", Role.BACKUP, backup)])
+    assert state.status is status
+    assert ("p:1: gone" in state.error_message) == (not primary)
+
+
+def test_callers_say_who_serves_and_whose_breaker_is_open() -> None:
+    open_, closed = seen(breaker=BreakerState.OPEN, serving=False), seen(serving=True)
+    state = one(
+        [seen(serving=True), seen("b:1", serving=True)],
+        {("query", "q:1"): says(HEALTHY, retrieval=[open_]), ("ingestion", "i:1"): says(HEALTHY, retrieval=[closed])},
     )
-    assert {name: status for name, (status, _) in found.items()} == {
-        "audit": ServiceHealth.UNHEALTHY,
-        "generation": ServiceHealth.UNHEALTHY,
-        "query": ServiceHealth.HEALTHY,
-        "retrieval": ServiceHealth.UNHEALTHY,
-        "store": ServiceHealth.DEGRADED,
-    }
-    assert list(found) == sorted(found)
-    assert "defect" not in found["retrieval"][1]
+    called, uncalled = state.endpoints
+    assert called.breaker is BreakerState.OPEN
+    assert called.serving
+    assert [each.caller for each in called.observations] == ["ingestion", "query"]
+    assert (uncalled.breaker, uncalled.observations, uncalled.serving) == (None, (), True)
+    nobody = one([seen(serving=True)], {("query", "q:1"): says(HEALTHY, retrieval=[open_])})
+    assert not nobody.endpoints[0].serving
 
 
-async def test_all_are_asked_at_the_same_time() -> None:
-    everybody = asyncio.Barrier(6)
-
-    class Meeting(ScriptedProbe):
-        async def check(self, service: str) -> bool:
-            await everybody.wait()  # passes when all three are being asked both questions
-            return await super().check(service)
-
-    found = await states({name: Meeting("there", {"": True, "readiness": True}) for name in "abc"})
-    assert {status for status, _ in found.values()} == {ServiceHealth.HEALTHY}
+def test_services_come_by_name() -> None:
+    states = combine({name: [seen()] for name in ("query", "audit", "store")}, {})
+    assert [state.service_name for state in states] == ["audit", "query", "store"]
 
 
-async def test_a_look_that_is_cancelled_ends() -> None:
-    class Silent(ScriptedProbe):
-        async def check(self, service: str) -> bool:
-            del service
-            asked.set()
-            await asyncio.Event().wait()
-            return True
-
-    asked = asyncio.Event()
-    task = asyncio.create_task(topology({"a": Silent("there", {})}).look())
-    await asked.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+async def test_looking_asks_everybody_first() -> None:
+    mesh = ScriptedMesh()
+    mesh.put({"query": [seen()]})
+    assert [state.status for state in await Topology(mesh).look()] == [HEALTHY]
+    assert mesh.checks == 1
 
 
-async def test_a_check_has_a_time_and_an_address() -> None:
-    (state,) = await topology({"query": probe()}).look()
-    assert state == EndpointState("query", "there:1", HealthCheck("query", ServiceHealth.HEALTHY, 0.5, NOW))
+async def test_watching_tells_changes_and_only_those() -> None:
+    mesh = ScriptedMesh()
+    mesh.put({"query": [seen()]})
+    told: list[ServiceHealth] = []
+
+    async def follow() -> None:
+        async for states in Topology(mesh).watch():
+            told.extend(state.status for state in states)
+
+    following = asyncio.create_task(follow())
+    await settle()
+    assert told == [HEALTHY]
+    later = replace(seen(), health=replace(seen().health, response_time=0.5, last_check=NOW + timedelta(seconds=1)))
+    mesh.put({"query": [replace(later, in_flight=7)]})
+    await settle()
+    assert told == [HEALTHY], "numbers alone are no change"
+    mesh.put({"query": [DOWN]})
+    await settle()
+    assert told == [HEALTHY, UNHEALTHY]
+    following.cancel()
 
 
-async def test_close_closes_every_probe() -> None:
-    closed: list[str] = []
-
-    class Closing(ScriptedProbe):
-        async def close(self) -> None:
-            closed.append(self.address)
-
-    await Topology({name: Closing(name, None) for name in "abc"}).close()
-    assert sorted(closed) == ["a", "b", "c"]
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("status", ServiceHealth)
-def test_every_status_on_the_wire(status: ServiceHealth) -> None:
-    written = convert.write_service(
-        EndpointState(
-            "query", "unix:/x", HealthCheck("query", status, 0.25, NOW, "" if status.value == "healthy" else "why")
-        )
+def test_on_the_wire() -> None:
+    report = says(DEGRADED, "slow", retrieval=[seen(breaker=BreakerState.HALF_OPEN, serving=False)])
+    (message,) = convert.write_services([one([NOT_READY], {("query", "q:1"): report})])
+    assert (message.service_name, message.status) == ("retrieval", pb.SERVICE_HEALTH_DEGRADED)
+    assert message.error_message == "it is not ready"
+    (endpoint,) = message.endpoints
+    assert (endpoint.address, endpoint.role) == ("a:1", pb.ENDPOINT_ROLE_PRIMARY)
+    assert (endpoint.breaker, endpoint.serving, endpoint.in_flight) == ("half-open", False, 2)
+    assert endpoint.health.response_time.ToMilliseconds() == 1
+    assert endpoint.health.last_check.ToDatetime(tzinfo=UTC) == NOW
+    (observation,) = endpoint.observations
+    assert (observation.caller, observation.breaker, observation.status) == (
+        "query",
+        "half-open",
+        pb.SERVICE_HEALTH_HEALTHY,
     )
-    assert pb.ServiceHealth.Name(written.status) == f"SERVICE_HEALTH_{status.name}"
-    (endpoint,) = written.endpoints
-    assert (endpoint.address, endpoint.role) == ("unix:/x", pb.ENDPOINT_ROLE_PRIMARY)
-    assert endpoint.serving == (status is not ServiceHealth.UNHEALTHY)
-    assert (endpoint.health.service_name, endpoint.health.status) == ("query", written.status)
-    assert endpoint.health.response_time.nanos == 250_000_000
-    assert endpoint.health.last_check.ToDatetime(UTC) == NOW
-    assert endpoint.health.error_message == ("" if status is ServiceHealth.HEALTHY else "why")
-
-
-def test_the_contract_has_no_status_that_nobody_reports() -> None:
-    assert len(pb.ServiceHealth.values()) == len(ServiceHealth) + 1
+    (alone,) = convert.write_services([one([seen()])])
+    assert alone.endpoints[0].breaker == ""

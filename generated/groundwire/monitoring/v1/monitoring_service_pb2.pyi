@@ -182,17 +182,30 @@ class EndpointTopology(_message.Message):
     HEALTH_FIELD_NUMBER: _builtins.int
     BREAKER_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    OBSERVATIONS_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """Its address, such as "127.0.0.1:50052"."""
     role: Global___EndpointRole.ValueType
     """The part that it plays."""
     breaker: _builtins.str
-    """Its circuit breaker's state: "closed", "open" or "half-open"; empty while it has none."""
+    """The worst state of its circuit breakers, which its callers have: "closed", "open" or "half-open"; empty if nobody
+    that can be asked calls it.
+    """
     serving: _builtins.bool
     """Whether calls go to it now."""
+    zone: _builtins.str
+    """Where it runs; empty if that is not known."""
+    in_flight: _builtins.int
+    """Calls that whoever says this has sent it and that have not ended."""
     @_builtins.property
     def health(self) -> Global___HealthCheck:
         """How it is."""
+
+    @_builtins.property
+    def observations(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointObservation]:
+        """How the services that call it see it."""
 
     def __init__(
         self,
@@ -202,14 +215,55 @@ class EndpointTopology(_message.Message):
         health: Global___HealthCheck | None = ...,
         breaker: _builtins.str = ...,
         serving: _builtins.bool = ...,
+        zone: _builtins.str = ...,
+        in_flight: _builtins.int = ...,
+        observations: _abc.Iterable[Global___EndpointObservation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "breaker", b"breaker", "health", b"health", "role", b"role", "serving", b"serving"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "breaker", b"breaker", "health", b"health", "in_flight", b"in_flight", "observations", b"observations", "role", b"role", "serving", b"serving", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EndpointTopology: _TypeAlias = EndpointTopology  # noqa: Y015
+
+@_typing.final
+class EndpointObservation(_message.Message):
+    """How a service sees an endpoint that it calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    BREAKER_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    caller: _builtins.str
+    """The service that calls, such as "query"."""
+    status: Global___ServiceHealth.ValueType
+    """How the endpoint is, to it."""
+    breaker: _builtins.str
+    """The state of its circuit breaker for the endpoint: "closed", "open" or "half-open"."""
+    serving: _builtins.bool
+    """Whether it sends calls there now."""
+    in_flight: _builtins.int
+    """Calls that it has sent and that have not ended."""
+    def __init__(
+        self,
+        *,
+        caller: _builtins.str = ...,
+        status: Global___ServiceHealth.ValueType = ...,
+        breaker: _builtins.str = ...,
+        serving: _builtins.bool = ...,
+        in_flight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "caller", b"caller", "in_flight", b"in_flight", "serving", b"serving", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointObservation: _TypeAlias = EndpointObservation  # noqa: Y015
 
 @_typing.final
 class ServiceTopology(_message.Message):
@@ -220,10 +274,13 @@ class ServiceTopology(_message.Message):
     SERVICE_NAME_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
+    ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
     service_name: _builtins.str
     """Its name, such as "retrieval"."""
     status: Global___ServiceHealth.ValueType
     """How it is as a whole."""
+    error_message: _builtins.str
+    """Why it is not healthy, in a few safe words."""
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointTopology]:
         """Its endpoints."""
@@ -234,10 +291,11 @@ class ServiceTopology(_message.Message):
         service_name: _builtins.str = ...,
         status: Global___ServiceHealth.ValueType = ...,
         endpoints: _abc.Iterable[Global___EndpointTopology] | None = ...,
+        error_message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "service_name", b"service_name", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoints", b"endpoints", "error_message", b"error_message", "service_name", b"service_name", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
