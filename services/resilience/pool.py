@@ -24,10 +24,14 @@ _MISSES_ALONE = 3
 
 @dataclass(frozen=True, slots=True)
 class PoolEvent:
-    """Something that changed, in a few words that are safe to show; ``endpoint`` and ``breaker`` where it is one's."""
+    """Something that changed, in a few words that are safe to show.
+
+    ``endpoint`` where it is one's; then either ``up`` says how that is now, or ``breaker`` from what state to what.
+    """
 
     what: str
     endpoint: Endpoint | None = None
+    up: bool | None = None
     breaker: tuple[BreakerState, BreakerState] | None = None
 
 
@@ -182,14 +186,14 @@ class Pool:
         member.known, member.up = True, up
         if (was_known, was_up) != (True, up):
             what = f"{member.endpoint.address} is {'up' if up else 'down'}{f': {message}' if message else ''}"
-            self._tell(PoolEvent(what, member.endpoint))
+            self._tell(PoolEvent(what, member.endpoint, up=up))
 
     def _new(self, endpoint: Endpoint) -> Member:
         return Member(endpoint, self.service, self._policy.breakers, self._clock, self._on_breaker)
 
     def _on_breaker(self, member: Member, old: BreakerState, new: BreakerState) -> None:
         what = f"the breaker of {member.endpoint.address} went from {old.value} to {new.value}"
-        self._tell(PoolEvent(what, member.endpoint, (old, new)))
+        self._tell(PoolEvent(what, member.endpoint, breaker=(old, new)))
 
     def _tell(self, event: PoolEvent) -> None:
         for listener in tuple(self.listeners):

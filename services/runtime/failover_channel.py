@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from typing import Any, Self
 
 import grpc
@@ -34,15 +34,21 @@ _CLASSES = {
 _FIRST_LOOKUP = 2.0
 
 
-@cache
 def method_class(path: str) -> MethodClass:
     """What the contract's ``idempotency_level`` allows for ``/package.Service/Method``; ONCE for what is not known."""
+    known = _known.get(path)
+    if known is not None:
+        return known
     service, _, method = path.lstrip("/").rpartition("/")
     try:
         found = descriptor_pool.Default().FindMethodByName(f"{service}.{method}")
     except KeyError:
-        return MethodClass.ONCE
-    return _CLASSES.get(found.GetOptions().idempotency_level, MethodClass.ONCE)
+        return MethodClass.ONCE  # it may be known later, when its contract is loaded
+    _known[path] = kind = _CLASSES.get(found.GetOptions().idempotency_level, MethodClass.ONCE)
+    return kind
+
+
+_known: dict[str, MethodClass] = {}
 
 
 class FailoverChannel(grpc.aio.Channel):

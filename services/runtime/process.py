@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
+import structlog
 
 from interceptors.authentication import Identify
 from interceptors.client import Credentials
@@ -20,7 +21,7 @@ from services.embedding.ports import CrossEncoder, Embedder, EmbeddingModel
 from services.embedding.weights import WeightSources
 from services.resilience.endpoints import Endpoint, Role
 from services.resilience.failover import FailoverPolicy
-from services.resilience.pool import PoolPolicy
+from services.resilience.pool import PoolEvent, PoolPolicy
 from services.resilience.targets import Target, parse_targets
 from services.runtime.auditing.delivery import open_recorder
 from services.runtime.auditing.recorder import Recorder
@@ -40,6 +41,7 @@ from services.vectorstores.ports import ChunkStore, VectorStore
 from services.vectorstores.remote import RemoteVectorStore
 
 VERSION = "0.1.0"
+_log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 
@@ -164,7 +166,7 @@ class Process:
             )
 
         options = settings.failover if settings else FailoverOptions()
-        return FailoverChannel(
+        channel = FailoverChannel(
             name,
             targets,
             connect,
@@ -179,6 +181,14 @@ class Process:
             ),
             pool_policy=PoolPolicy(proving=options.proving),
         )
+
+        def tell(event: PoolEvent) -> None:
+            _log.info("endpoint changed", service=caller, dependency=name, what=event.what)
+            self.telemetry.endpoints.record(caller, name, event)
+            self._security_events.breaker_changed(caller, name, event)
+
+        channel.pool.listeners.append(tell)
+        return channel
 
     def _credentials(self, service: str) -> Credentials:
         made: Credentials | None = None

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import threading
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass, field
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -17,6 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from services.resilience.pool import PoolEvent
 from services.runtime.settings import otlp_configured
 
 # How long a stopping process waits for its last spans to be taken.
@@ -51,6 +53,21 @@ class CallMetrics:
         statistics.buckets[bisect_left(BUCKETS, seconds)] += 1
 
 
+class EndpointMetrics:
+    """How often endpoints went up and down, and breakers changed, in memory."""
+
+    def __init__(self) -> None:
+        self.changes: Counter[tuple[str, str, str]] = Counter()
+        """By caller, service and what happened: "up", "down", or the state that a breaker went to."""
+
+    def record(self, caller: str, service: str, event: PoolEvent) -> None:
+        """Count a change."""
+        if event.breaker is not None:
+            self.changes[caller, service, event.breaker[1].value] += 1
+        elif event.up is not None:
+            self.changes[caller, service, "up" if event.up else "down"] += 1
+
+
 def sdk_tracer(provider: TracerProvider, version: str) -> Tracer | None:
     """The provider's tracer; None where the SDK is switched off."""
     tracer = provider.get_tracer("groundwire", version)
@@ -62,6 +79,7 @@ class Telemetry:
 
     def __init__(self, version: str) -> None:
         self._version = version
+        self.endpoints = EndpointMetrics()
         self._processor: BatchSpanProcessor | None = None
         if otlp_configured():
             self._processor = BatchSpanProcessor(OTLPSpanExporter(timeout=_EXPORT_SECONDS))

@@ -21,16 +21,7 @@ def judge(error: Exception) -> Verdict:
         return _NEUTRAL
     match error.code():
         case grpc.StatusCode.UNAVAILABLE:
-            reason, retry_after = _details(error)
-            if reason in _REFUSED_BY_ITSELF:
-                # It goes away in good order, and said so before it did anything.
-                return Verdict(counts=False, repeat=Repeat.ALWAYS, unreached=True)
-            if reason:
-                # It works, and what it needs does not, after it tried all that it could.
-                return Verdict(counts=True, repeat=Repeat.ELSEWHERE, pushback=retry_after)
-            if (error.details() or "").startswith(_NO_CONNECTION):
-                return Verdict(counts=True, repeat=Repeat.ALWAYS, unreached=True)
-            return Verdict(counts=True, repeat=Repeat.SAFE)
+            return _unavailable(error)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             reason, retry_after = _details(error)
             if reason and retry_after is not None:
@@ -40,10 +31,26 @@ def judge(error: Exception) -> Verdict:
             reason, _ = _details(error)
             # Without details it comes from the transport.
             return Verdict(counts=True, repeat=Repeat.ELSEWHERE if reason else Repeat.SAFE)
+        case grpc.StatusCode.CANCELLED:
+            # Nobody here did: a server of gRPC's that stops, or has too many calls waiting, answers so.
+            return Verdict(counts=False, repeat=Repeat.SAFE)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return Verdict(counts=True, repeat=Repeat.NEVER)
         case _:
             return _NEUTRAL
+
+
+def _unavailable(error: grpc.aio.AioRpcError) -> Verdict:
+    reason, retry_after = _details(error)
+    if reason in _REFUSED_BY_ITSELF:
+        # It goes away in good order, and said so before it did anything.
+        return Verdict(counts=False, repeat=Repeat.ALWAYS, unreached=True)
+    if reason:
+        # It works, and what it needs does not, after it tried all that it could.
+        return Verdict(counts=True, repeat=Repeat.ELSEWHERE, pushback=retry_after)
+    if (error.details() or "").startswith(_NO_CONNECTION):
+        return Verdict(counts=True, repeat=Repeat.ALWAYS, unreached=True)
+    return Verdict(counts=True, repeat=Repeat.SAFE)
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str, float | None]:

@@ -45,7 +45,11 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def make_service(
-    name: str, methods: dict[str, tuple[bool, bool]], *, rule: policy_pb2.AccessRule | None
+    name: str,
+    methods: dict[str, tuple[bool, bool]],
+    *,
+    rule: policy_pb2.AccessRule | None,
+    idempotency: descriptor_pb2.MethodOptions.IdempotencyLevel.ValueType | None = None,
 ) -> ServiceDescriptor:
     """A service that no contract has, described in the way that generated code does."""
     package, _, short = name.rpartition(".")
@@ -66,6 +70,8 @@ def make_service(
         )
         if rule is not None:
             added.options.Extensions[policy_pb2.access].CopyFrom(rule)
+        if idempotency is not None:
+            added.options.idempotency_level = idempotency
     descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
     described: ServiceDescriptor = descriptor_pool.Default().FindServiceByName(name)
     return described
@@ -73,6 +79,8 @@ def make_service(
 
 RULE = policy_pb2.AccessRule(resource="echoes", action="read", audit=policy_pb2.AUDIT_NONE)
 ECHO_DESCRIPTOR = make_service(ECHO, SHAPES, rule=RULE)
+READS = "groundwire.test.v1.ReadService"
+READS_DESCRIPTOR = make_service(READS, SHAPES, rule=RULE, idempotency=descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS)
 
 
 async def _echo(text: str, _context: Context) -> str:

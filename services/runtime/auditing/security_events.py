@@ -1,4 +1,4 @@
-"""Events of what happens inside of calls, in worker threads: keys are made, sealed values are refused."""
+"""Events of what no call asks for: keys are made, sealed values are refused, circuit breakers open."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import structlog
 from groundwire.audit.v1 import audit_service_pb2 as pb
 from interceptors import current
 from services.corpus.errors import Unavailable
+from services.resilience.pool import PoolEvent
 from services.runtime.auditing.record import CallRecord, timestamp
 from services.runtime.auditing.recorder import Recorder
 from services.security.sealed import Refusal
@@ -59,6 +60,23 @@ class SecurityEvents:
             record.attribute(event)
         event.tenant = refusal.tenant
         recorder.loop.call_soon_threadsafe(recorder.note, event)
+
+    def breaker_changed(self, caller: str, service: str, event: PoolEvent) -> None:
+        """A circuit breaker opened, or let calls through again: for the event loop itself, not its threads."""
+        recorder = self.recorder
+        if recorder is None or event.breaker is None or event.endpoint is None:
+            return
+        old, new = event.breaker
+        recorder.note(
+            pb.AuditEvent(
+                time=timestamp(time.time_ns()),
+                acting_service=caller,
+                decision=pb.DECISION_ALLOWED,
+                reason=f"BREAKER: {old.value} -> {new.value}",
+                resource=f"services/{service}/endpoints/{event.endpoint.address}",
+                stage=pb.STAGE_ENDED,
+            )
+        )
 
     def announce_keys(self, tenant: str) -> Callable[[bool], None]:
         """Keys are about to be made for ``tenant``: what is returned is told whether they were.
