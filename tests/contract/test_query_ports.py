@@ -50,7 +50,7 @@ from services.query.ports import (
 from services.runtime import wire
 from services.runtime.status import from_rpc_error, to_status
 from services.runtime.unbuilt import unbuilt
-from tests.support.answers import COVERAGE, FOUND, STEPS, passage
+from tests.support.answers import COVERAGE, FOUND, STEPS, fold, passage
 from tests.support.serving import until
 
 SEARCH = Search("parking", AllOf((Equals("lang", "en"), Range("year", 2020.0, None))), ("legal", "default"), 7)
@@ -74,6 +74,8 @@ class Service(retrieval_rpc.RetrievalServiceServicer, generation_rpc.GenerationS
         self.found = FOUND
         self.steps: Sequence[GenerationStep | generation_pb.GenerateEvent] = STEPS
         self.withdrawn: set[str] = set()
+        self.breaks = 0
+        """How many streams break off in the middle, as if the process had died."""
         self.error: Exception | None = None
         self.hang = False
         self.started = asyncio.Event()
@@ -119,6 +121,11 @@ class Service(retrieval_rpc.RetrievalServiceServicer, generation_rpc.GenerationS
     async def StreamGenerate(  # noqa: N802 - the contract's name
         self, request: generation_pb.GenerateRequest, context: Any
     ) -> AsyncIterator[generation_pb.GenerateEvent]:
+        if self.breaks:
+            self.breaks -= 1
+            for step in self.steps[:2]:
+                yield step if isinstance(step, generation_pb.GenerateEvent) else _event(step)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
         for step in self.steps:
             yield step if isinstance(step, generation_pb.GenerateEvent) else _event(step)
         await self.play(request, context)
@@ -330,6 +337,26 @@ async def test_citations_of_nothing_and_steps_of_a_later_release_are_left_out(tm
     service.steps = [generation_pb.GenerateEvent(), *STEPS[:-1], final]
     async with serving(service, tmp_path) as (_, generation):
         assert await write(generation) == list(STEPS)
+
+
+async def test_a_stream_that_breaks_off_begins_again_and_never_mixes_two_texts(tmp_path: Path) -> None:
+    service = Service()
+    service.breaks = 1
+    async with serving(service, tmp_path) as (_, generation):
+        steps = await write(generation)
+    began, lost = STEPS[:2]
+    assert steps[:2] == [began, lost]
+    assert isinstance(steps[2], Reset)
+    assert [step.number for step in steps if isinstance(step, Attempt)] == [1, 2, 3]
+    assert fold(steps) == fold(STEPS)
+
+
+async def test_a_stream_that_breaks_off_twice_fails(tmp_path: Path) -> None:
+    service = Service()
+    service.breaks = 2
+    async with serving(service, tmp_path) as (_, generation):
+        with pytest.raises(Unavailable):
+            await write(generation)
 
 
 async def test_a_defect_of_a_service_says_nothing_of_itself(tmp_path: Path) -> None:

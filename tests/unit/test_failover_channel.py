@@ -23,7 +23,8 @@ from services.resilience.failover import FailoverPolicy
 from services.resilience.pool import PoolPolicy
 from services.resilience.targets import parse_targets
 from services.runtime.channels import open_channel
-from services.runtime.failover_channel import FailoverChannel, method_class
+from services.runtime.failover_calls import method_class
+from services.runtime.failover_channel import FailoverChannel
 from services.runtime.resolver import Resolver
 from services.runtime.server import Server
 from tests.support.proxy import Proxy, proxy_of

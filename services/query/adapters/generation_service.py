@@ -12,8 +12,10 @@ from groundwire.generation.v1 import generation_service_pb2 as pb
 from groundwire.generation.v1 import generation_service_pb2_grpc as rpc
 from services.corpus.errors import GroundwireError
 from services.query.ports import Attempt, Citation, Delta, FoundPassage, GenerationStep, Reset, Written
+from services.resilience.failover import Repeat
 from services.runtime import wire
 from services.runtime.auditing.record import current_record
+from services.runtime.verdicts import judge
 
 if TYPE_CHECKING:
     from groundwire.generation.v1.generation_service_pb2_grpc import GenerationServiceAsyncStub
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _PLACE = re.compile(r"p(\d+)")
 # The contract's limit; many nested headings can be longer.
 _MAX_TOPIC = 1024
+_WENT_AWAY = "the generation service went away"
 
 
 class GenerationOverGrpc:
@@ -46,28 +49,45 @@ class GenerationOverGrpc:
             min_confidence=min_confidence,
             query_hmac=current_record().query_hmac,
         )
-        call = self._stub.StreamGenerate(request)
-        try:
-            async for event in call:
-                match event.WhichOneof("event"):
-                    case "attempt":
-                        yield Attempt(event.attempt.endpoint, event.attempt.number)
-                    case "delta":
-                        yield Delta(event.delta.text)
-                    case "reset":
-                        yield Reset(event.reset.reason)
-                    case "final":
-                        yield _written(event.final)
-                    case _:
-                        pass  # a step of a later release
-        except grpc.aio.AioRpcError as error:
-            raise self._to_error(error) from error
-        finally:
-            call.cancel()  # does nothing to a call that has ended
+        attempts = 0
+        for last in (False, True):
+            began = attempts
+            call = self._stub.StreamGenerate(request)
+            try:
+                async for event in call:
+                    step = _step(event, began)
+                    if isinstance(step, Attempt):
+                        attempts = step.number
+                    if step is not None:
+                        yield step
+            except grpc.aio.AioRpcError as error:
+                # Until its first message the channel has moved the stream by itself.
+                if last or attempts == began or judge(error).repeat not in (Repeat.SAFE, Repeat.ALWAYS):
+                    raise self._to_error(error) from error
+            else:
+                return
+            finally:
+                call.cancel()  # does nothing to a call that has ended
+            yield Reset(_WENT_AWAY)
 
     async def close(self) -> None:
         """See the port."""
         await self._channel.close()
+
+
+def _step(event: pb.GenerateEvent, before: int) -> GenerationStep | None:
+    """What an event says, when ``before`` attempts were made by a service that went away; None of a later release's."""
+    match event.WhichOneof("event"):
+        case "attempt":
+            return Attempt(event.attempt.endpoint, before + event.attempt.number)
+        case "delta":
+            return Delta(event.delta.text)
+        case "reset":
+            return Reset(event.reset.reason)
+        case "final":
+            return _written(event.final)
+        case _:
+            return None
 
 
 def _topic(passage: FoundPassage) -> str:

@@ -1,0 +1,408 @@
+"""What a caller notices while things break: real processes on loopback, one fault at a time, under a steady load.
+
+Two retrieval services share a store; a caller with a failover channel asks them at a fixed rate, whether or not earlier
+calls have ended, and does not try again itself. Then
+
+    kill        the primary is killed (SIGKILL), and started again a little later
+    stop        the primary is stopped (SIGSTOP: connections stay open, nothing answers), and let go on later
+    restart     every service of a mesh with two of each front service is restarted, one after another, while questions
+                are answered
+    overload    one retrieval service gets five times as many calls as it can answer
+
+    python benchmarks/failover.py [--rate N] [--seconds N] [--faults kill,stop,...]
+
+The last line on stdout is one JSON object; for each fault
+
+    calls           calls made
+    lost            calls that failed; under overload those that got neither an answer nor a clear "come back later"
+    worst_ms        the longest that a call took, from the fault on
+    recovery_ms     from the fault until no call was disturbed any more (failed, or slower than every call before the fault
+                    by more than 50 ms); under overload from its end on
+    usual_ms        the median before the fault
+
+and for kill and stop also ``back_ms``, from the return of the primary until it was called again, and ``changes``, how
+often the caller changed its mind about it for each transition. For overload: ``goodput_ratio``, answers per second against the peak
+measured just before, and ``health_ms``, the slowest answer of the health service meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+
+from cli.mesh import free_ports, wait_until_ready
+from groundwire.common.v1 import core_pb2
+from groundwire.ingestion.v1 import ingestion_service_pb2 as ingestion_pb
+from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as ingestion_rpc
+from groundwire.query.v1 import query_service_pb2 as query_pb
+from groundwire.query.v1 import query_service_pb2_grpc as query_rpc
+from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as retrieval_rpc
+from services.resilience.endpoints import Endpoint, Member, Role
+from services.resilience.pool import PoolEvent
+from services.resilience.targets import Target, parse_targets
+from services.runtime.channels import open_channel
+from services.runtime.failover_channel import FailoverChannel
+
+SERVICES = ("store", "witness", "audit", "retrieval", "generation", "ingestion", "query")
+QUESTION = "How long are backups kept?"
+_READY = 90.0
+_DISTURBED = 0.05
+Call = Callable[[], Awaitable[Any]]
+
+
+# --- a mesh of processes -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Replica:
+    """One process of a service."""
+
+    service: str
+    address: str
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, or start it again."""
+        command = (sys.executable, "-m", "cli.main", "serve", self.service)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env={**os.environ, **self.environment}, stdout=log, stderr=log, start_new_session=True
+            )
+
+    async def ready(self) -> None:
+        """Return once it says that it is."""
+        async with asyncio.timeout(_READY):
+            await wait_until_ready(self.address)
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    async def end(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal and wait until it has ended."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(number)
+            await asyncio.to_thread(self.process.wait)
+            self.process = None
+
+
+class Replicas:
+    """Some processes of each service, in one data directory."""
+
+    def __init__(
+        self, directory: Path, counts: Mapping[str, int], environment: Mapping[str, str] | None = None
+    ) -> None:
+        ports = iter(free_ports(sum(counts.values())))
+        addresses = {name: [f"127.0.0.1:{next(ports)}" for _ in range(count)] for name, count in counts.items()}
+        common = {
+            "GROUNDWIRE_DATA_DIR": str(directory),
+            "GROUNDWIRE_LOG__FORMAT": "json",
+            "GROUNDWIRE_DRAIN__DELAY": "0.5",
+            # The only store of a mesh is not there for as long as it takes to start; that is to be waited for.
+            "GROUNDWIRE_RETRIEVAL__STORE_TIMEOUT": "30",
+            "GROUNDWIRE_FAILOVER__PATIENCE": "30",
+            **(environment or {}),
+        }
+        for name, each in addresses.items():
+            common[f"GROUNDWIRE_ADDRESSES__{name.upper()}"] = each[0]
+            common[f"GROUNDWIRE_ENDPOINTS__{name.upper()}__PRIMARY"] = json.dumps(each)
+        self.of: dict[str, list[Replica]] = {}
+        for name, each in addresses.items():
+            variable = f"GROUNDWIRE_ADDRESSES__{name.upper()}"
+            self.of[name] = [
+                Replica(
+                    name,
+                    address,
+                    {**common, variable: address, "GROUNDWIRE_SPOOL__DIRECTORY": f"{directory}/spool-{number}"},
+                    directory / f"{name}-{number}.log",
+                )
+                for number, address in enumerate(each)
+            ]
+        self.environment = common
+
+    @property
+    def all(self) -> list[Replica]:
+        """Every process, the back of the mesh first."""
+        return [replica for name in SERVICES for replica in self.of.get(name, ())]
+
+    def token(self) -> tuple[tuple[str, str], ...]:
+        """Metadata that lets calls in."""
+        command = (sys.executable, "-m", "cli.main", "token")
+        made = subprocess.run(
+            command, env={**os.environ, **self.environment}, capture_output=True, text=True, check=True
+        )
+        return (("authorization", f"Bearer {made.stdout.strip()}"),)
+
+    async def __aenter__(self) -> Self:
+        for replica in self.all:
+            replica.start()
+        await asyncio.gather(*(replica.ready() for replica in self.all))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for replica in reversed(self.all):
+            if replica.process is not None:
+                await replica.end(signal.SIGKILL)
+
+
+@asynccontextmanager
+async def replicas(
+    counts: Mapping[str, int], environment: Mapping[str, str] | None = None, *, documents: int = 20
+) -> AsyncIterator[tuple[Replicas, tuple[tuple[str, str], ...]]]:
+    """Processes that are ready, with a few documents, and what lets calls in."""
+    with tempfile.TemporaryDirectory(prefix="gw-failover-", ignore_cleanup_errors=True) as directory:
+        async with Replicas(Path(directory), counts, environment) as running:
+            token = running.token()
+            channel = grpc.aio.insecure_channel(running.of["ingestion"][0].address)
+            stub = ingestion_rpc.IngestionServiceStub(channel)
+            texts = [f"Backups of system {number} are kept for {number + 1} years." for number in range(documents)]
+            await stub.IngestDocuments(
+                ingestion_pb.IngestDocumentsRequest(
+                    documents=[
+                        ingestion_pb.DocumentInput(
+                            document_id=f"d{number}",
+                            media_type="text/plain",
+                            content=text.encode(),
+                            access=core_pb2.Access(readers=["tenant:*"]),
+                        )
+                        for number, text in enumerate(texts)
+                    ]
+                ),
+                metadata=token,
+                timeout=120,
+            )
+            await channel.close()
+            yield running, token
+
+
+def failover_channel(service: str, primaries: Sequence[str], backups: Sequence[str] = ()) -> FailoverChannel:
+    """What services of the mesh call each other with."""
+    targets: list[tuple[Target, Role]] = [
+        (target, role)
+        for role, addresses in ((Role.PRIMARY, primaries), (Role.BACKUP, backups))
+        for address in addresses
+        for target in parse_targets(address)
+    ]
+
+    def connect(endpoint: Endpoint) -> grpc.aio.Channel:
+        return open_channel(endpoint.address, health_checked=False)
+
+    return FailoverChannel(service, targets, connect)
+
+
+# --- load --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Load:
+    """A call at a fixed rate, each on its own, and what became of it: when it began, how long it took, its error."""
+
+    call: Call
+    rate: float
+    done: list[tuple[float, float, BaseException | None]] = field(default_factory=list)
+    _stopped: bool = False
+
+    async def run(self) -> None:
+        """Call until :meth:`stop`, and wait for the last answer."""
+        began, number = time.monotonic(), 0
+        calls: set[asyncio.Task[None]] = set()
+        while not self._stopped:
+            calls.add(task := asyncio.ensure_future(self._one()))
+            task.add_done_callback(calls.discard)
+            number += 1
+            await asyncio.sleep(max(0.0, began + number / self.rate - time.monotonic()))
+        if calls:
+            await asyncio.wait(calls)
+
+    def stop(self) -> None:
+        """Make no more calls."""
+        self._stopped = True
+
+    async def _one(self) -> None:
+        began = time.monotonic()
+        error: BaseException | None = None
+        try:
+            await self.call()
+        except grpc.aio.AioRpcError as failed:
+            error = failed
+        self.done.append((began, time.monotonic() - began, error))
+
+    def summary(self, fault: float) -> dict[str, Any]:
+        """The row of a fault that came at ``fault``."""
+        before = [took for began, took, error in self.done if began + took < fault and error is None]
+        after = [(began, took, error) for began, took, error in self.done if began + took >= fault]
+        slow = max(before) + _DISTURBED
+        disturbed = [began + took for began, took, error in after if error is not None or took > slow]
+        return {
+            "calls": len(self.done),
+            "lost": sum(error is not None for *_, error in self.done),
+            "worst_ms": round(1000 * max(took for _, took, _ in after), 1),
+            "recovery_ms": round(1000 * max(0.0, max(disturbed, default=fault) - fault), 1),
+            "usual_ms": round(1000 * statistics.median(before), 1),
+        }
+
+    def errors(self) -> list[str]:
+        """What went wrong, for people."""
+        return [str(error.details()) for *_, error in self.done if isinstance(error, grpc.aio.AioRpcError)]
+
+
+def search(channel: grpc.aio.Channel, token: Sequence[tuple[str, str]]) -> Call:
+    """A search by words, without reranking: cheap enough to be made often."""
+    stub = retrieval_rpc.RetrievalServiceStub(channel)
+    request = retrieval_pb.RetrieveRequest(
+        query="backups kept", mode=retrieval_pb.RETRIEVAL_MODE_LEXICAL, rerank=retrieval_pb.RERANK_MODE_OFF
+    )
+
+    async def call() -> None:
+        await stub.Retrieve(request, metadata=token, timeout=10)
+
+    return call
+
+
+def question(channel: grpc.aio.Channel, token: Sequence[tuple[str, str]]) -> Call:
+    """A question to the front."""
+    stub = query_rpc.QueryServiceStub(channel)
+
+    async def call() -> None:
+        await stub.Query(query_pb.QueryRequest(query=QUESTION), metadata=token, timeout=60)
+
+    return call
+
+
+# --- faults ------------------------------------------------------------------------------------------------------------
+
+_SEARCHING = {"store": 1, "witness": 1, "audit": 1, "retrieval": 2, "ingestion": 1}
+_LIGHT = {"GROUNDWIRE_RETRIEVAL__RERANKER_ENDPOINT": "none:"}
+
+
+async def primary_fault(kind: str, *, rate: float, seconds: float) -> dict[str, Any]:
+    """Kill or stop the primary, under ``rate`` calls a second; ``seconds`` before, while it is away, and after."""
+    async with AsyncExitStack() as stack:
+        running, token = await stack.enter_async_context(replicas(_SEARCHING, _LIGHT))
+        primary, backup = running.of["retrieval"]
+        channel = failover_channel("retrieval", [primary.address], [backup.address])
+        stack.push_async_callback(channel.close)
+        await channel.channel_ready()
+        changes: list[bool] = []
+
+        def tell(event: PoolEvent) -> None:
+            if event.endpoint is not None and event.endpoint.address == primary.address and event.up is not None:
+                changes.append(event.up)
+
+        load = Load(search(channel, token), rate)
+        for _ in range(10):
+            await load.call()
+        calling = asyncio.ensure_future(load.run())
+        await asyncio.sleep(seconds)
+        channel.pool.listeners.append(tell)
+        fault = time.monotonic()
+        primary.send(signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        if kind == "kill":
+            await primary.end(signal.SIGKILL)
+            primary.start()
+            await primary.ready()
+        else:
+            primary.send(signal.SIGCONT)
+        returned = time.monotonic()
+        back = await _called_again(channel.pool.members[0], returned)
+        await asyncio.sleep(seconds)
+        load.stop()
+        await calling
+        row = {**load.summary(fault), "back_ms": round(1000 * back, 1), "changes": len(changes) / 2}
+        if load.errors():
+            row["errors"] = sorted(set(load.errors()))[:5]
+        return row
+
+
+async def _called_again(member: Member, since: float) -> float:
+    turn = member.turn
+    async with asyncio.timeout(_READY):
+        while member.turn == turn:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+    return time.monotonic() - since
+
+
+_MESH = {"store": 1, "witness": 1, "audit": 1, "retrieval": 2, "generation": 2, "ingestion": 1, "query": 2}
+
+
+async def rolling_restart(*, rate: float, seconds: float) -> dict[str, Any]:
+    """Restart every process, one after another, while questions are asked and searches are made."""
+    async with AsyncExitStack() as stack:
+        running, token = await stack.enter_async_context(replicas(_MESH))
+        to_query = failover_channel("query", [replica.address for replica in running.of["query"]])
+        to_retrieval = failover_channel("retrieval", [replica.address for replica in running.of["retrieval"]])
+        for channel in (to_query, to_retrieval):
+            stack.push_async_callback(channel.close)
+            await channel.channel_ready()
+        loads = [Load(question(to_query, token), max(0.5, rate / 50)), Load(search(to_retrieval, token), rate / 5)]
+        for load in loads:
+            await load.call()
+        calling = [asyncio.ensure_future(load.run()) for load in loads]
+        await asyncio.sleep(max(seconds, 4.0))
+        fault = time.monotonic()
+        for replica in running.all:
+            await replica.end()
+            replica.start()
+            await replica.ready()
+        over = time.monotonic()
+        await asyncio.sleep(seconds)
+        for load in loads:
+            load.stop()
+        await asyncio.gather(*calling)
+        together = Load(loads[0].call, rate, [entry for load in loads for entry in load.done])
+        row = {**together.summary(fault), "restarted": len(running.all), "took_s": round(over - fault, 1)}
+        if together.errors():
+            row["errors"] = sorted(set(together.errors()))[:5]
+        return row
+
+
+async def measure(faults: Sequence[str], *, rate: float, seconds: float) -> dict[str, Any]:
+    """A row for each of ``faults``."""
+    rows: dict[str, Any] = {}
+    for fault in faults:
+        print(f"{fault} ...", file=sys.stderr, flush=True)
+        match fault:
+            case "kill" | "stop":
+                rows[fault] = await primary_fault(fault, rate=rate, seconds=seconds)
+            case "restart":
+                rows[fault] = await rolling_restart(rate=rate, seconds=seconds)
+            case _:
+                raise SystemExit(f"no such fault: {fault}")
+        print(f"{fault}: {rows[fault]}", file=sys.stderr, flush=True)
+    return rows
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rate", type=float, default=50.0, help="calls a second (default: 50)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="before, during and after a fault (default: 6)")
+    parser.add_argument("--faults", default="kill,stop,restart", help="which, with commas between them")
+    options = parser.parse_args()
+    rows = asyncio.run(measure(options.faults.split(","), rate=options.rate, seconds=options.seconds))
+    print(json.dumps({**rows, "cpus": os.cpu_count()}))
+
+
+if __name__ == "__main__":
+    main()
