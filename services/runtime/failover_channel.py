@@ -7,6 +7,7 @@ there; after that its reader has to know what became of the rest, and gets the e
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -65,7 +66,7 @@ class FailoverChannel(grpc.aio.Channel):
     async def start(self) -> None:
         """Follow the endpoints from now on; returns when their names were looked up, or that took too long."""
         if self._started is None:
-            self._started = asyncio.ensure_future(self._start())
+            self._started = asyncio.create_task(self._start(), context=contextvars.Context())
         if not self._started.done():
             await asyncio.shield(self._started)
 
@@ -113,7 +114,7 @@ class FailoverChannel(grpc.aio.Channel):
         if self.closed:
             return grpc.ChannelConnectivity.SHUTDOWN
         if try_to_connect and self._started is None:
-            self._started = asyncio.ensure_future(self._start())
+            self._started = asyncio.create_task(self._start(), context=contextvars.Context())
         return grpc.ChannelConnectivity.READY if self.pool.is_up else grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:

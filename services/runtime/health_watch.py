@@ -7,6 +7,7 @@ heartbeat with a deadline goes beside it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from datetime import UTC, datetime
 
@@ -36,7 +37,10 @@ class HealthWatch:
         self._pool = pool
         self._member = member
         self._stub = health_pb2_grpc.HealthStub(channel)
-        self._tasks = [asyncio.ensure_future(self._watch()), asyncio.ensure_future(self._beat())]
+        # In a context of their own: whatever call is the first to need the channel, its deadline is not theirs.
+        self._tasks = [
+            asyncio.create_task(work, context=contextvars.Context()) for work in (self._watch(), self._beat())
+        ]
 
     async def check(self) -> HealthCheck:
         """Ask now."""
@@ -75,7 +79,8 @@ class HealthWatch:
                         self._say(answer.status, None)
             except grpc.aio.AioRpcError as error:
                 if error.code() not in _NO_WATCH:
-                    self._down(error)
+                    # Connections end because they are old, too: only who does not answer on a new one is down.
+                    await self.check()
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LAST_RETRY)
 

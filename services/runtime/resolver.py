@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -68,7 +69,7 @@ class Resolver:
     def start(self) -> None:
         """Begin to look names up."""
         if not self.fixed and self._task is None:
-            self._task = asyncio.ensure_future(self._follow())
+            self._task = asyncio.create_task(self._follow(), context=contextvars.Context())
 
     def hurry(self) -> None:
         """Something is not there any more: look soon."""
@@ -81,8 +82,9 @@ class Resolver:
             *(self._lookup(target.host, target.port) for target in names), return_exceptions=True
         )
         for target, answer in zip(names, answers, strict=True):
-            if isinstance(answer, OSError):
-                _log.warning("a name cannot be looked up", host=target.host, reason=answer.strerror)
+            if isinstance(answer, Exception):
+                reason = answer.strerror if isinstance(answer, OSError) else type(answer).__name__
+                _log.warning("a name cannot be looked up", host=target.host, reason=reason)
             elif isinstance(answer, BaseException):
                 raise answer
             elif answer:

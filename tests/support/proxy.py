@@ -25,6 +25,14 @@ class Proxy:
         """Pass everything again, and what was held back."""
         self._passing.set()
 
+    async def cut(self) -> None:
+        """End every connection; new ones are accepted."""
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
         try:
@@ -37,20 +45,15 @@ class Proxy:
             task.add_done_callback(self._tasks.discard)
 
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await source.read(65_536):
-                await self._passing.wait()
-                sink.write(data)
-                await sink.drain()
-        await self._passing.wait()
-        sink.close()
-
-    async def close(self) -> None:
-        """End every connection."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        try:
+            with suppress(OSError):
+                while data := await source.read(65_536):
+                    await self._passing.wait()
+                    sink.write(data)
+                    await sink.drain()
+            await self._passing.wait()
+        finally:
+            sink.close()
 
 
 @asynccontextmanager
@@ -63,4 +66,4 @@ async def proxy_of(port: int) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         server.close()
-        await proxy.close()
+        await proxy.cut()

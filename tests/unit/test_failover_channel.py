@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ async def test_the_callers_deadline_is_kept(serving: Serving, channels: Open, tm
     channel = channels(f"unix:{tmp_path}/nobody", patience=60.0)
     with pytest.raises(grpc.aio.AioRpcError):
         await unary(channel)(Text(value="x"), timeout=0.2)
-    current.deadline.set(asyncio.get_running_loop().time() + 0.2)
+    current.deadline.set(time.monotonic() + 0.2)
     with pytest.raises(grpc.aio.AioRpcError):
         await said(channel)
 
@@ -265,6 +266,29 @@ async def test_calls_to_a_peer_that_froze_are_answered_by_another(serving: Servi
         proxy.thaw()
         while await said(channel) != "one: hello":
             await asyncio.sleep(0.01)
+
+
+async def test_a_connection_that_ends_says_nothing_about_its_peer(serving: Serving, channels: Open) -> None:
+    async with two_of_which_one_can_freeze(serving, channels) as (channel, proxy):
+        changes: list[str] = []
+        channel.pool.listeners.append(lambda event: changes.append(event.what))
+        for _ in range(3):
+            watched = channel.pool.members[0].check
+            await proxy.cut()
+            assert await said(channel) in ("one: hello", "two: hello")
+            await until(lambda before=watched: channel.pool.members[0].check is not before)  # type: ignore[misc] # a default is not inferred
+        assert changes == []
+
+
+async def test_the_first_calls_deadline_is_not_that_of_what_watches(serving: Serving, channels: Open) -> None:
+    server = await serve(serving, "one")
+    channel = channels(server.port)
+    current.deadline.set(time.monotonic() - 1.0)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await said(channel)
+    await until(lambda: channel.pool.is_up)
+    current.deadline.set(None)
+    assert await said(channel) == "one: hello"
 
 
 async def test_streams_to_a_peer_that_froze_begin_elsewhere(serving: Serving, channels: Open) -> None:
