@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -99,7 +100,7 @@ TestBudgetMachine = BudgetMachine.TestCase
 TestBudgetMachine.settings = settings(deadline=None, max_examples=30, stateful_step_count=40)
 
 
-def walks(worlds: list[Callable[[], World]], steps: int) -> Counter[str]:
+def walks(worlds: Sequence[Callable[[], World]], steps: int) -> Counter[str]:
     """What was seen in at least so many steps, spread over the worlds in many short walks."""
     seen: Counter[str] = Counter()
     done = seed = 0
@@ -122,7 +123,7 @@ def walks(worlds: list[Callable[[], World]], steps: int) -> Counter[str]:
     "steps", [pytest.param(20_000, id="short"), pytest.param(1_000_000, marks=pytest.mark.long, id="1000000")]
 )
 def test_breaker_at_random(steps: int) -> None:
-    seen = walks([lambda policy=policy: BreakerWorld(policy) for policy in POLICIES], steps)
+    seen = walks([partial(BreakerWorld, policy) for policy in POLICIES], steps)
     # A walk that never gets anywhere finds nothing.
     everywhere = {f"{before.value} to {after.value}" for before, after in LEGAL}
     ends = {f"{late}{slow}{end}" for late in ("", "late ") for slow in ("", "slow ") for end in ("success", "failure")}
@@ -135,6 +136,6 @@ def test_breaker_at_random(steps: int) -> None:
     "steps", [pytest.param(20_000, id="short"), pytest.param(1_000_000, marks=pytest.mark.long, id="1000000")]
 )
 def test_budget_at_random(steps: int) -> None:
-    seen = walks([lambda budget=budget: BudgetWorld(*budget) for budget in BUDGETS], steps)
+    seen = walks([partial(BudgetWorld, *budget) for budget in BUDGETS], steps)
     for kind in ("call", "spent", "refused", "emptied", "time"):
         assert seen[kind] >= steps // 400, f"{kind}: {seen}"

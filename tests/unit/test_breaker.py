@@ -263,6 +263,15 @@ def test_after_closing_everything_is_counted_anew() -> None:
     assert endpoint.calls("-") is OPEN
 
 
+def test_answers_of_an_earlier_round_do_not_close_it() -> None:
+    endpoint = Endpoint()
+    endpoint.half_open().succeed(0.1)
+    assert endpoint.calls("-") is OPEN
+    endpoint.clock.advance(4)
+    assert endpoint.calls("+") is HALF_OPEN
+    assert endpoint.calls("+") is CLOSED
+
+
 def test_a_lost_probe_gives_its_place_back_when_its_lease_ends() -> None:
     endpoint = Endpoint()
     endpoint.half_open()
