@@ -122,8 +122,8 @@ class CircuitBreaker:
     ``probes`` until it ends or its lease does. A probe that ends after its lease, in the same round, still says how the
     endpoint is.
 
-    Half-open, one failure opens it again. After ``probe_successes`` answers it closes, unless so many of them were slow
-    that ``slow_rate`` is reached; then it opens again. Only failures and slow answers open it, never a fast success.
+    Half-open, one failure opens it again, and so do slow answers once they are ``slow_rate`` of ``probe_successes``;
+    otherwise it closes after ``probe_successes`` answers. Only failures and slow answers open it, never a fast success.
 
     Not thread-safe: one event loop owns it.
     """
@@ -210,8 +210,8 @@ class CircuitBreaker:
         in_a_row = (
             len(self._failures_in_a_row) == policy.consecutive and now - self._failures_in_a_row[0] < policy.window
         )
-        too_many = failed and (in_a_row or (enough and failures >= policy.failure_rate * calls))
-        if too_many or (slow and enough and slow_calls >= policy.slow_rate * calls):
+        too_many = failed and (in_a_row or (enough and failures / calls >= policy.failure_rate))
+        if too_many or (slow and enough and slow_calls / calls >= policy.slow_rate):
             self._open(policy.open_for)
 
     def _judge(self, *, failed: bool, slow: bool) -> None:
@@ -219,8 +219,9 @@ class CircuitBreaker:
         policy = self._policy
         self._answers += 1
         self._slow_answers += slow
-        all_slow = self._slow_answers >= policy.slow_rate * policy.probe_successes
-        if failed or (self._answers >= policy.probe_successes and all_slow):
+        # As soon as the round cannot end well any more, so that it is a slow answer that opens it.
+        too_slow = slow and self._slow_answers / policy.probe_successes >= policy.slow_rate
+        if failed or too_slow:
             self._open(min(self._open_for * _GROWTH, policy.max_open_for))
         elif self._answers >= policy.probe_successes:
             self._enter(BreakerState.CLOSED)

@@ -17,11 +17,11 @@ _ROUNDING = 1e-9
 
 
 class RetryBudget:
-    """Extra attempts, at most ``floor + ratio * first attempts`` in any ``window`` seconds.
+    """Extra attempts: whenever one is made, there were at most ``floor + ratio * first attempts`` within ``window``.
 
     ``floor`` attempts are there however few calls there are, so that a quiet client can try again too. An extra attempt
-    is given back a tenth of a window late and a first attempt forgotten up to a tenth early, never the other way round:
-    the bound holds for every window, not only on average. Not thread-safe: one event loop owns it.
+    is given back up to a tenth of a window late and a first attempt forgotten up to a tenth early, never the other way
+    round: counting in steps never allows more than exact counting would. Not thread-safe: one event loop owns it.
     """
 
     def __init__(self, *, ratio: float = 0.2, floor: int = 3, window: float = 10.0, clock: Callable[[], float]) -> None:

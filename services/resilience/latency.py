@@ -6,8 +6,8 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-# The sorted copy is renewed when this share of the samples has come or gone: sorting then costs a few microseconds a
-# call, and a quantile is off by three ranks in a hundred at most. Up to 63 samples it is exact.
+# The sorted copy is renewed when one in so many samples has come or gone: sorting then costs a few microseconds a call,
+# and a quantile is off by three ranks in a hundred at most. Up to 63 samples it is exact.
 _STALE_SHARE = 32
 _ROUNDING = 1e-9
 
@@ -53,7 +53,7 @@ class LatencyWindow:
         self._forget(self._clock())
         if len(self._samples) < self._minimum:
             return None
-        if not self._sorted or self._changes > len(self._samples) // _STALE_SHARE:
+        if self._changes >= max(1, len(self._samples) // _STALE_SHARE):
             self._sorted = sorted(seconds for _, seconds in self._samples)
             self._changes = 0
         # 0.07 * 100 is a little above 7 in floating point; the 7th of 100 is meant all the same.
