@@ -60,6 +60,7 @@ from services.runtime.channels import open_channel
 from services.runtime.failover_channel import FailoverChannel
 
 SERVICES = ("store", "witness", "audit", "retrieval", "generation", "ingestion", "query")
+FAULTS = ("kill", "stop", "restart")
 QUESTION = "How long are backups kept?"
 _READY = 90.0
 _DISTURBED = 0.05
@@ -247,12 +248,14 @@ class Load:
             error = failed
         self.done.append((began, time.monotonic() - began, error))
 
-    def summary(self, fault: float) -> dict[str, Any]:
-        """The row of a fault that came at ``fault``."""
+    def summary(self, fault: float, until: float = float("inf")) -> dict[str, Any]:
+        """The row of a fault that came at ``fault``; what disturbs calls after ``until`` is something else."""
         before = [took for began, took, error in self.done if began + took < fault and error is None]
         after = [(began, took, error) for began, took, error in self.done if began + took >= fault]
         slow = max(before) + _DISTURBED
-        disturbed = [began + took for began, took, error in after if error is not None or took > slow]
+        disturbed = [
+            began + took for began, took, error in after if (error is not None or took > slow) and began < until
+        ]
         return {
             "calls": len(self.done),
             "lost": sum(error is not None for *_, error in self.done),
@@ -295,13 +298,23 @@ _SEARCHING = {"store": 1, "witness": 1, "audit": 1, "retrieval": 2, "ingestion":
 _LIGHT = {"GROUNDWIRE_RETRIEVAL__RERANKER_ENDPOINT": "none:"}
 
 
-async def primary_fault(kind: str, *, rate: float, seconds: float) -> dict[str, Any]:
-    """Kill or stop the primary, under ``rate`` calls a second; ``seconds`` before, while it is away, and after."""
-    async with AsyncExitStack() as stack:
-        running, token = await stack.enter_async_context(replicas(_SEARCHING, _LIGHT))
-        primary, backup = running.of["retrieval"]
-        channel = failover_channel("retrieval", [primary.address], [backup.address])
-        stack.push_async_callback(channel.close)
+async def primary_faults(kinds: Sequence[str], *, rate: float, seconds: float) -> dict[str, dict[str, Any]]:
+    """Kill, or stop, the primary under ``rate`` calls a second; a row for each of ``kinds``.
+
+    ``seconds`` pass before, while it is away, and after.
+    """
+    rows = {}
+    async with replicas(_SEARCHING, _LIGHT) as (running, token):
+        for kind in kinds:
+            rows[kind] = await _primary_fault(kind, running, token, rate, seconds)
+    return rows
+
+
+async def _primary_fault(
+    kind: str, running: Replicas, token: Sequence[tuple[str, str]], rate: float, seconds: float
+) -> dict[str, Any]:
+    primary, backup = running.of["retrieval"]
+    async with failover_channel("retrieval", [primary.address], [backup.address]) as channel:
         await channel.channel_ready()
         changes: list[bool] = []
 
@@ -318,18 +331,18 @@ async def primary_fault(kind: str, *, rate: float, seconds: float) -> dict[str, 
         fault = time.monotonic()
         primary.send(signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
         await asyncio.sleep(seconds)
+        returns = time.monotonic()
         if kind == "kill":
             await primary.end(signal.SIGKILL)
             primary.start()
             await primary.ready()
         else:
             primary.send(signal.SIGCONT)
-        returned = time.monotonic()
-        back = await _called_again(channel.pool.members[0], returned)
+        back = await _called_again(channel.pool.members[0], time.monotonic())
         await asyncio.sleep(seconds)
         load.stop()
         await calling
-        row = {**load.summary(fault), "back_ms": round(1000 * back, 1), "changes": len(changes) / 2}
+        row = {**load.summary(fault, returns), "back_ms": round(1000 * back, 1), "changes": len(changes) / 2}
         if load.errors():
             row["errors"] = sorted(set(load.errors()))[:5]
         return row
@@ -380,16 +393,11 @@ async def rolling_restart(*, rate: float, seconds: float) -> dict[str, Any]:
 async def measure(faults: Sequence[str], *, rate: float, seconds: float) -> dict[str, Any]:
     """A row for each of ``faults``."""
     rows: dict[str, Any] = {}
-    for fault in faults:
-        print(f"{fault} ...", file=sys.stderr, flush=True)
-        match fault:
-            case "kill" | "stop":
-                rows[fault] = await primary_fault(fault, rate=rate, seconds=seconds)
-            case "restart":
-                rows[fault] = await rolling_restart(rate=rate, seconds=seconds)
-            case _:
-                raise SystemExit(f"no such fault: {fault}")
-        print(f"{fault}: {rows[fault]}", file=sys.stderr, flush=True)
+    print(f"{', '.join(faults)} ...", file=sys.stderr, flush=True)
+    if primary := [fault for fault in faults if fault in ("kill", "stop")]:
+        rows |= await primary_faults(primary, rate=rate, seconds=seconds)
+    if "restart" in faults:
+        rows["restart"] = await rolling_restart(rate=rate, seconds=seconds)
     return rows
 
 
@@ -398,9 +406,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rate", type=float, default=50.0, help="calls a second (default: 50)")
     parser.add_argument("--seconds", type=float, default=6.0, help="before, during and after a fault (default: 6)")
-    parser.add_argument("--faults", default="kill,stop,restart", help="which, with commas between them")
+    parser.add_argument("--faults", default=",".join(FAULTS), help="which, with commas between them")
     options = parser.parse_args()
-    rows = asyncio.run(measure(options.faults.split(","), rate=options.rate, seconds=options.seconds))
+    faults = options.faults.split(",")
+    if unknown := [fault for fault in faults if fault not in FAULTS]:
+        parser.error(f"no such fault: {', '.join(unknown)} (there are {', '.join(FAULTS)})")
+    rows = asyncio.run(measure(faults, rate=options.rate, seconds=options.seconds))
     print(json.dumps({**rows, "cpus": os.cpu_count()}))
 
 
