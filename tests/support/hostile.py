@@ -1,8 +1,8 @@
 """A client that means harm, on raw sockets: HTTP/2 by hand, for what no library would send.
 
 It runs in a process of its own (``python -m tests.support.hostile HOST:PORT ATTACK JSON``), so that it takes nothing from
-the processes that are measured. It prints one line of JSON when the attack stands, holds what it opened, and with the
-end of its standard input prints another, what the server did about it, and ends. Frames: RFC 9113; headers: RFC 7541.
+the processes that are measured. It prints a line of JSON when the attack stands, what the server did about it so far, and
+another for each line that it reads; it holds what it opened until its standard input ends. Frames: RFC 9113; headers: RFC 7541.
 """
 
 from __future__ import annotations
@@ -211,9 +211,7 @@ async def resets(attack: Attack) -> None:
     async for connection in attack.connections():
         for stream in range(1, 2 * attack["calls"], 2):
             headers = header_block(attack["path"], *attack.fields)
-            await connection.send(
-                frame(HEADERS, END_HEADERS, stream, headers), frame(RST_STREAM, 0, stream, CANCEL)
-            )
+            await connection.send(frame(HEADERS, END_HEADERS, stream, headers), frame(RST_STREAM, 0, stream, CANCEL))
         attack.seen["still connected"] += not connection.closed
 
 
@@ -314,11 +312,12 @@ async def main(address: str, name: str, options: str) -> None:
     """Attack, report, hold, report."""
     attack = Attack(address, json.loads(options))
     await ATTACKS[name](attack)
-    print(json.dumps(attack.seen), flush=True)
-    # Commands of whoever runs us: a line asks for a report, the end lets go.
-    loop = asyncio.get_running_loop()
-    while await loop.run_in_executor(None, sys.stdin.readline):
-        print(json.dumps(attack.seen), flush=True)
+    # Whoever runs us asks with a line for another report, and lets go by closing.
+    while True:
+        sys.stdout.write(f"{json.dumps(attack.seen)}\n")
+        sys.stdout.flush()
+        if not await asyncio.to_thread(sys.stdin.readline):
+            return
 
 
 if __name__ == "__main__":
