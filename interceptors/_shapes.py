@@ -165,7 +165,11 @@ class Chain(grpc.aio.ServerInterceptor):
             # Closed here and now, so that a cancelled call releases what its handler holds at once.
             async with aclosing(responses):
                 async for response in responses:
-                    await write(response)
+                    try:
+                        await write(response)
+                    except grpc.aio.InternalError as error:
+                        # The connection is gone, and with it whoever would have learned of a failure.
+                        raise asyncio.CancelledError from error
 
         through = self._nest(run)
 

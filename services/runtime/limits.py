@@ -38,6 +38,8 @@ def server_options(
         ("grpc.max_metadata_size", limits.max_metadata_kib * _KIB),
         # Connections beyond this are closed as they come. Each is a file of the process, which needs some for itself.
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        # Clients keep further calls waiting, but not reliably: one that ends and one that begins may cross, and gRPC's
+        # client (1.85) reports the refused stream as UNAVAILABLE. So it is well above what an honest client has at once.
         ("grpc.max_concurrent_streams", limits.max_streams),
         # Calls that wait for the event loop: beyond the first number gRPC drops some at random, beyond the second
         # all, with CANCELLED, which no client tries again. Its own 1,000 and 3,000 are reached by an honest burst, and

@@ -37,7 +37,7 @@ class Target:
     @property
     def files(self) -> int:
         """How many files its process has open."""
-        return len(os.listdir(f"/proc/{self.running.process.pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{self.running.process.pid}/fd").iterdir())
 
     def memory(self) -> tuple[float, float]:
         """What its process holds now, and has held at most since :meth:`forget_peak`, in MiB."""
