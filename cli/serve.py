@@ -13,6 +13,7 @@ from cli.services import TIERS, assembly, settings_class
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unavailable
 from services.runtime import logs
 from services.runtime.lifecycle import die_with_parent, serve_until_stopped
+from services.runtime.limits import allow_many_files
 from services.runtime.process import Process
 from services.runtime.server import Server
 from services.runtime.settings import ConfigurationError, Settings
@@ -39,6 +40,7 @@ def run(
             name: each.replace(tls=each.tls.model_copy(update={"insecure": True})) for name, each in settings.items()
         }
     logs.configure(next(iter(settings.values())).log)
+    allow_many_files()
     try:
         asyncio.run(_serve(settings, listen))
     except ConfigurationError as error:

@@ -2,10 +2,14 @@
 
 Interceptors are coroutines around a call (:class:`Around`). :class:`Chain` nests them once per method, with the handler
 in the middle; a call runs through them once, so that messages of a stream do not pass through every layer.
+
+A request is read innermost, once every layer has let its call pass. gRPC takes a message in, and decompresses it, when
+it is asked to: of a caller that is refused it keeps no more than what a flow-control window holds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
@@ -33,9 +37,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 class Call:
     """One RPC on its way through the chain.
 
-    ``method`` is the path exactly as it was received; ``known`` says whether this server serves it. ``request`` is
-    what gRPC gave for it: its bytes, or the iterator of a stream's. ``facts`` is where inner layers leave what outer
-    ones report.
+    ``method`` is the path exactly as it was received; ``known`` says whether this server serves it. ``requests`` are
+    its messages' bytes, which nobody has read yet. ``facts`` is where inner layers leave what outer ones report.
     """
 
     method: str
@@ -44,7 +47,7 @@ class Call:
     request_id: str
     received: Iterable[tuple[str, str | bytes]] = ()
     """The metadata that the caller sent; keys in lower case."""
-    request: Any = None
+    requests: Any = None
     start: float = field(default_factory=time.monotonic)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -66,7 +69,11 @@ class Call:
 
 
 class MalformedRequestError(Exception):
-    """The bytes of a request are not a message of its type."""
+    """The bytes of a request are not a message of its type, or there are none."""
+
+
+class RequestTimeoutError(Exception):
+    """The one request of a call was not there in time."""
 
 
 Proceed: TypeAlias = Callable[[Call], Awaitable[Any]]
@@ -95,9 +102,13 @@ class Chain(grpc.aio.ServerInterceptor):
     because a caller can make up any number of them.
     """
 
-    def __init__(self, layers: Sequence[Around], refuse: Callable[[Call], Awaitable[None]]) -> None:
+    def __init__(
+        self, layers: Sequence[Around], refuse: Callable[[Call], Awaitable[None]], *, request_time: float | None = None
+    ) -> None:
+        """``request_time`` is how long the one request of a call may take to arrive, in seconds."""
         self._layers = tuple(layers)
         self._refuse = refuse
+        self._request_time = request_time
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -117,38 +128,36 @@ class Chain(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
-        # gRPC reads a unary call's request before its handler runs and shapes the answer after it, where a failure
-        # would pass by every layer and show the exception's text to the caller: both are done here instead.
-        parse = _parser(handler.request_deserializer)
+        # gRPC shapes a unary call's answer after its handler, where a failure would pass by every layer and show the
+        # exception's text to the caller: that is done here instead. And it reads the request of a call that is not
+        # known to stream before its handler, from strangers as well: so every call is told to it as one that streams.
         serialize = handler.response_serializer or _as_it_is
         request_streaming, response_streaming = handler.request_streaming, handler.response_streaming
+        parse = None if request_streaming else _parser(handler.request_deserializer)
+        # Whatever streams its requests is given them parsed by gRPC.
+        given = _parser(handler.request_deserializer) if request_streaming else None
         behaviour: Any
         if response_streaming:
             behaviour = handler.stream_stream if request_streaming else handler.unary_stream
-            if request_streaming:
-                handle = self._streaming(method, _as_it_is, behaviour)
-                return grpc.stream_stream_rpc_method_handler(handle, parse, handler.response_serializer)
             handle = self._streaming(method, parse, behaviour)
-            return grpc.unary_stream_rpc_method_handler(handle, None, handler.response_serializer)
-        if request_streaming:
-            handle = self._unary(method, _as_it_is, handler.stream_unary, serialize)
-            return grpc.stream_unary_rpc_method_handler(handle, parse)
-        return grpc.unary_unary_rpc_method_handler(self._unary(method, parse, handler.unary_unary, serialize))
+            return grpc.stream_stream_rpc_method_handler(handle, given, handler.response_serializer)
+        behaviour = handler.stream_unary if request_streaming else handler.unary_unary
+        return grpc.stream_unary_rpc_method_handler(self._unary(method, parse, behaviour, serialize), given)
 
-    def _unary(self, method: str, parse: _Convert, behaviour: Any, serialize: _Convert) -> Any:
+    def _unary(self, method: str, parse: _Convert | None, behaviour: Any, serialize: _Convert) -> Any:
         async def run(call: Call) -> Any:
-            return serialize(await behaviour(parse(call.request), call.context))
+            return serialize(await behaviour(await self._request(call, parse), call.context))
 
         through = self._nest(run)
 
-        async def handle(request: Any, context: Context) -> Any:
-            return await through(_begin(method, context, request, known=True))
+        async def handle(requests: Any, context: Context) -> Any:
+            return await through(_begin(method, context, requests, known=True))
 
         return handle
 
-    def _streaming(self, method: str, parse: _Convert, behaviour: Any) -> Any:
+    def _streaming(self, method: str, parse: _Convert | None, behaviour: Any) -> Any:
         async def run(call: Call) -> None:
-            responses = behaviour(parse(call.request), call.context)
+            responses = behaviour(await self._request(call, parse), call.context)
             if not hasattr(responses, "__aiter__"):
                 await responses  # a handler that calls context.write itself
                 return
@@ -156,16 +165,35 @@ class Chain(grpc.aio.ServerInterceptor):
             # Closed here and now, so that a cancelled call releases what its handler holds at once.
             async with aclosing(responses):
                 async for response in responses:
-                    await write(response)
+                    try:
+                        await write(response)
+                    except grpc.aio.InternalError as error:
+                        # The connection is gone, and with it whoever would have learned of a failure.
+                        raise asyncio.CancelledError from error
 
         through = self._nest(run)
 
         # Not a generator: one that is cancelled while its caller does not read is dropped between two messages, so
         # that no layer learns how the call ended, and one whose time runs out there never ends at all.
-        async def handle(request: Any, context: Context) -> None:
-            await through(_begin(method, context, request, known=True))
+        async def handle(requests: Any, context: Context) -> None:
+            await through(_begin(method, context, requests, known=True))
 
         return handle
+
+    async def _request(self, call: Call, parse: _Convert | None) -> Any:
+        """What the handler gets: the one request, parsed, or (``parse`` is None) the stream of them."""
+        if parse is None:
+            return call.requests
+        try:
+            async with asyncio.timeout(self._request_time) as patience:
+                data = await call.context.read()
+        except TimeoutError as error:
+            if not patience.expired():
+                raise
+            raise RequestTimeoutError from error
+        if data is grpc.aio.EOF:
+            raise MalformedRequestError
+        return parse(data)
 
     def _unknown(self, method: str) -> Handler:
         through = self._nest(self._refuse)
@@ -200,13 +228,13 @@ def _as_it_is(message: Any) -> Any:
     return message
 
 
-def _begin(method: str, context: Context, request: Any, *, known: bool) -> Call:
+def _begin(method: str, context: Context, requests: Any, *, known: bool) -> Call:
     # Asked for once: gRPC makes it anew on every question.
     received = context.invocation_metadata() or ()
     for name, value in received:
         if name == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return Call(method, known, context, value, received, request)
-    return Call(method, known, context, os.urandom(16).hex(), received, request)
+            return Call(method, known, context, value, received, requests)
+    return Call(method, known, context, os.urandom(16).hex(), received, requests)
 
 
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}

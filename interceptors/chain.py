@@ -25,12 +25,18 @@ class Position(IntEnum):
     ANNOUNCEMENT = 9  # last: only calls that do run are announced, and nothing is sent before
 
 
-def build(layers: Sequence[tuple[Position, Around]], refuse: Callable[[Call], Awaitable[None]]) -> Chain:
+def build(
+    layers: Sequence[tuple[Position, Around]],
+    refuse: Callable[[Call], Awaitable[None]],
+    *,
+    request_time: float | None = None,
+) -> Chain:
     """Make the chain; raise ValueError unless positions are strictly ascending.
 
-    ``refuse`` ends calls to paths that this server does not serve, once they have passed all layers.
+    ``refuse`` ends calls to paths that this server does not serve, once they have passed all layers. ``request_time``
+    is how long the one request of a call may take to arrive, in seconds; None: as long as the call.
     """
     positions = [position for position, _ in layers]
     if positions != sorted(set(positions)):
         raise ValueError(f"the interceptors are out of order: {[position.name for position in positions]}")
-    return Chain([layer for _, layer in layers], refuse)
+    return Chain([layer for _, layer in layers], refuse, request_time=request_time)

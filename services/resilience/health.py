@@ -1,7 +1,8 @@
 """How well something works; and the states behind ``grpc.health.v1``: who serves, and who wants to know.
 
 Each watcher has a slot that holds only the latest value. Setting a status fills slots and never waits, so a watcher
-that reads slowly, or never, holds up nobody.
+that reads slowly, or never, holds up nobody. The number of watchers is bounded, and shared fairly: when there are too
+many, whoever holds most of them makes room.
 """
 
 from __future__ import annotations
@@ -40,9 +41,15 @@ class ServingStatus(Enum):
 
 
 class Watcher:
-    """A slot for the latest status of one service."""
+    """A slot for the latest status of one service.
 
-    def __init__(self) -> None:
+    ``displaced`` says that the watch had to make room for another peer's.
+    """
+
+    def __init__(self, name: str = "", peer: str = "") -> None:
+        self.name = name
+        self.peer = peer
+        self.displaced = False
         self._latest: ServingStatus | None = None
         self._seen: ServingStatus | None = None
         self._filled = asyncio.Event()
@@ -72,12 +79,14 @@ class Watcher:
 class HealthBoard:
     """The serving status of each named service, all NOT_SERVING until told otherwise.
 
-    ``closed`` says that watches have ended for good.
+    ``closed`` says that watches have ended for good. There are ``max_watchers`` at most, whatever they watch.
     """
 
-    def __init__(self, names: tuple[str, ...], *, max_watchers: int = 256) -> None:
+    def __init__(self, names: tuple[str, ...], *, max_watchers: int = 1000) -> None:
         self._statuses = dict.fromkeys(names, ServingStatus.NOT_SERVING)
         self._watchers: dict[str, set[Watcher]] = {}
+        # In the order of their coming.
+        self._peers: dict[str, dict[Watcher, None]] = {}
         self._watching = 0
         self._max_watchers = max_watchers
         self._final = False
@@ -116,21 +125,40 @@ class HealthBoard:
             for watcher in watchers:
                 watcher.close()
 
-    def watch(self, name: str) -> Watcher | None:
-        """Begin to watch ``name``, which may be unknown; None when there are too many watchers already, or when closed."""
-        if self.closed or self._watching >= self._max_watchers:
+    def watch(self, name: str, peer: str = "") -> Watcher | None:
+        """Begin to watch ``name``, which may be unknown, for ``peer``, whoever shares what is bounded.
+
+        None when closed, and when there are too many watchers already and no peer has at least two more than this one:
+        otherwise that peer's latest is displaced, until all have as many as each other.
+        """
+        if self.closed or (self._watching >= self._max_watchers and not self._make_room(peer)):
             return None
-        watcher = Watcher()
+        watcher = Watcher(name, peer)
         watcher.put(self._statuses.get(name, ServingStatus.UNKNOWN))
         self._watchers.setdefault(name, set()).add(watcher)
+        self._peers.setdefault(peer, {})[watcher] = None
         self._watching += 1
         return watcher
 
-    def unwatch(self, name: str, watcher: Watcher) -> None:
+    def unwatch(self, watcher: Watcher) -> None:
         """Forget a watcher."""
-        watchers = self._watchers.get(name)
-        if watchers is not None and watcher in watchers:
-            watchers.remove(watcher)
-            self._watching -= 1
-            if not watchers:
-                del self._watchers[name]
+        watchers = self._watchers.get(watcher.name)
+        if watchers is None or watcher not in watchers:
+            return
+        watchers.remove(watcher)
+        del self._peers[watcher.peer][watcher]
+        self._watching -= 1
+        if not watchers:
+            del self._watchers[watcher.name]
+        if not self._peers[watcher.peer]:
+            del self._peers[watcher.peer]
+
+    def _make_room(self, peer: str) -> bool:
+        greedy = max(self._peers.values(), key=len)
+        if len(greedy) < len(self._peers.get(peer, ())) + 2:
+            return False
+        latest = next(reversed(greedy))
+        self.unwatch(latest)
+        latest.displaced = True
+        latest.close()
+        return True

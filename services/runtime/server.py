@@ -39,6 +39,7 @@ from services.runtime import health, reflection, standing
 from services.runtime.auditing.record import CallRecord, Policy
 from services.runtime.auditing.recorder import Recorder
 from services.runtime.failover_channel import FailoverChannel
+from services.runtime.limits import MIB, server_options
 from services.runtime.settings import ConfigurationError, Settings, is_loopback
 from services.runtime.standing import DependencyServicer, Standing
 from services.runtime.status import to_status
@@ -46,13 +47,13 @@ from services.runtime.telemetry import CallMetrics
 from services.runtime.tls import demands_certificates, listening_tls, server_credentials
 from services.security.permissions import Authorizer, administrators_only, policy_version, role_table, rule_table
 
+__all__ = ["MIB", "READINESS", "Server", "Service", "refuse_unknown", "server_options"]
+
 READINESS = "readiness"
 _READINESS_INTERVAL = 1.0
 _READINESS_TIMEOUT = 5.0
 _TIDY_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
-
-MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Server:
 
     def __post_init__(self) -> None:
         names = tuple(descriptor.full_name for descriptor in self._descriptors)
-        self.board = HealthBoard(("", READINESS, *names))
+        self.board = HealthBoard(("", READINESS, *names), max_watchers=self.settings.connections.max_health_watchers)
         self._standing = Standing([channel.pool for channel in self.dependencies])
         self._readiness: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -174,8 +175,10 @@ class Server:
     def _build(self, address: str) -> grpc.aio.Server:
         service = self.service
         with_reflection = self.settings.reflection is not False
-        chain = build(self.layers(address), refuse_unknown)
-        server = grpc.aio.server(interceptors=[chain], options=server_options(service.max_request_bytes))
+        limits = self.settings.connections
+        chain = build(self.layers(address), refuse_unknown, request_time=limits.request_time)
+        options = server_options(service.max_request_bytes, connections=limits)
+        server = grpc.aio.server(interceptors=[chain], options=options)
         service.register(server)
         add_DependencyServiceServicer_to_server(DependencyServicer(self._standing), server)
         health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(self.board), server)
@@ -210,7 +213,7 @@ class Server:
             return recorder.open(call, policy)
 
         def cap(method: str) -> float | None:
-            return None if method in watches or authorizer.is_open(method) else service.deadline_cap
+            return None if method in watches or method == health.WATCH else service.deadline_cap
 
         self._admission = Admission(
             exempt=authorizer.is_open,
@@ -309,26 +312,3 @@ def _answers(path: Path) -> bool:
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
         probe.setblocking(False)  # a listener whose queue is full must not hold up the loop
         return probe.connect_ex(os.fspath(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
-
-
-def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
-    """GRPC's channel arguments of every server."""
-    return [
-        ("grpc.max_receive_message_length", max_request_bytes),
-        ("grpc.max_send_message_length", 64 * MIB),
-        ("grpc.max_metadata_size", 16 * 1024),
-        ("grpc.max_concurrent_streams", 1000),
-        # Calls that wait for the event loop: beyond the first number gRPC drops some at random, beyond the second
-        # all, with CANCELLED, which no client tries again. Its own 1,000 and 3,000 are reached by an honest burst.
-        ("grpc.server.max_pending_requests", 20_000),
-        ("grpc.server.max_pending_requests_hard_limit", 40_000),
-        # Connections that say nothing must not stay open for ever: gRPC's defaults have no limit.
-        ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.max_connection_idle_ms", 300_000),
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.http2.max_ping_strikes", 4),
-        # Two servers on one port would share its connections at random; a taken port must be an error.
-        ("grpc.so_reuseport", 0),
-    ]

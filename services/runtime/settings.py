@@ -117,6 +117,27 @@ class DrainOptions(Options):
     grace: float = Field(30.0, ge=0, le=600, description="Seconds that calls in flight may still take.")
 
 
+class ConnectionOptions(Options):
+    """What callers' connections may cost each server; times in seconds."""
+
+    handshake: float = Field(10.0, gt=0, le=600, description="From a connection to its first words, TLS included.")
+    idle: float = Field(300.0, gt=0, le=86_400, description="Without a call; then the connection is closed.")
+    age: float = Field(
+        1800.0, gt=0, le=604_800, description="Then its client is asked to connect anew; calls in flight go on."
+    )
+    age_grace: float = Field(600.0, gt=0, le=86_400, description="How long they go on; then they are cut.")
+    request_time: float = Field(120.0, gt=0, le=86_400, description="From a call's headers to the end of its request.")
+    max_connections: int = Field(4096, ge=1, le=1_000_000, description="Of each port; more are closed as they come.")
+    max_streams: int = Field(1000, ge=1, le=100_000, description="Calls at the same time on one connection.")
+    max_metadata_kib: int = Field(16, ge=8, le=1024, description="The metadata of one call.")
+    max_response_mib: int = Field(64, ge=4, le=1024, description="The largest message that is sent.")
+    max_health_watchers: int = Field(1000, ge=1, le=100_000, description="Of each port; shared fairly by peers.")
+    ping_interval: float = Field(60.0, ge=1, le=86_400, description="How long nothing is heard before a ping is sent.")
+    ping_timeout: float = Field(20.0, gt=0, le=600, description="How long its answer may take.")
+    min_ping_interval: float = Field(10.0, ge=0, le=600, description="How often callers may ping while no data flows.")
+    max_ping_strikes: int = Field(4, ge=1, le=1000, description="How many pings may come too early.")
+
+
 class DevelopmentOptions(Options):
     """Whose token commands on this machine carry while no issuer is configured: see ``AuthenticationOptions``."""
 
@@ -249,6 +270,7 @@ class Settings(BaseSettings):
     failover: FailoverOptions = FailoverOptions()
     log: LogOptions = LogOptions()
     drain: DrainOptions = DrainOptions()
+    connections: ConnectionOptions = ConnectionOptions()
     development: DevelopmentOptions = DevelopmentOptions()
     authentication: AuthenticationOptions = AuthenticationOptions()
     authorization: AuthorizationOptions = AuthorizationOptions()

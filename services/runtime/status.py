@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from groundwire.common.v1 import error_reason_pb2
-from interceptors._shapes import REQUEST_ID_KEY, Call, MalformedRequestError
+from interceptors._shapes import REQUEST_ID_KEY, Call, MalformedRequestError, RequestTimeoutError
 from services.corpus.errors import (
     AlreadyExists,
     DataLoss,
@@ -72,6 +72,8 @@ def to_status(error: Exception, call: Call) -> grpc.Status:
     """The status that a caller gets for ``error``; unexpected ones are logged and shown as INTERNAL."""
     if isinstance(error, MalformedRequestError):
         error = InvalidRequest([FieldViolation("", "the request is not a message of the method's type")])
+    elif isinstance(error, RequestTimeoutError):
+        error = DeadlineExceeded("the request did not arrive in time")
     if isinstance(error, GroundwireError):
         code, message, reason, metadata = code_of(error), _shorten(error.message), error.reason, error.metadata
     else:

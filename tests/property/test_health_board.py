@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -59,7 +60,7 @@ class Board(RuleBasedStateMachine):
         self.closed = True
         for reader in self.live:
             self.read_to_the_end(reader)
-            self.board.unwatch(reader.name, reader.watcher)
+            self.board.unwatch(reader.watcher)
         assert self.board._watching == 0
         assert self.board._watchers == {}
         self.loop.close()
@@ -76,13 +77,25 @@ class Board(RuleBasedStateMachine):
         if not self.final:
             self.model = dict.fromkeys(KNOWN, status)
 
-    @rule(target=readers, name=st.sampled_from(NAMES))
-    def watch(self, name: str) -> Any:
-        watcher = self.board.watch(name)
-        if self.closed or len(self.live) >= MAX_WATCHERS:
+    @rule(target=readers, name=st.sampled_from(NAMES), peer=st.sampled_from(["a", "b", "c"]))
+    def watch(self, name: str, peer: str) -> Any:
+        held = Counter(reader.watcher.peer for reader in self.live)
+        watcher = self.board.watch(name, peer)
+        displaced = [reader for reader in self.live if reader.watcher.displaced]
+        if self.closed or (len(self.live) >= MAX_WATCHERS and max(held.values()) < held[peer] + 2):
             assert watcher is None
+            assert displaced == []
             return multiple()
         assert watcher is not None
+        assert len(displaced) == (len(self.live) >= MAX_WATCHERS)
+        for reader in displaced:
+            # One of whoever had most, their latest, who still had no fewer than the newcomer afterwards.
+            assert held[reader.watcher.peer] == max(held.values()) > held[peer] + 1
+            assert reader is [other for other in self.live if other.watcher.peer == reader.watcher.peer][-1]
+            self.live.remove(reader)
+            if reader.told is not self.current(reader.name):
+                assert self.run_now(reader.watcher.next()) is self.current(reader.name)
+            assert self.run_now(reader.watcher.next()) is None
         reader = Reader(name, watcher)
         self.live.append(reader)
         return reader
@@ -108,8 +121,9 @@ class Board(RuleBasedStateMachine):
     @rule(reader=consumes(readers))
     def leave(self, reader: Reader) -> None:
         for _ in range(2):  # leaving twice is leaving once
-            self.board.unwatch(reader.name, reader.watcher)
-        self.live.remove(reader)
+            self.board.unwatch(reader.watcher)
+        if reader in self.live:  # not if it was displaced before
+            self.live.remove(reader)
 
     @precondition(lambda self: not self.final)
     @rule()
@@ -136,6 +150,8 @@ class Board(RuleBasedStateMachine):
             assert self.board._watching == len(self.live)
             assert sum(map(len, self.board._watchers.values())) == len(self.live)
             assert all(self.board._watchers.values())
+            assert sum(map(len, self.board._peers.values())) == len(self.live) <= MAX_WATCHERS
+            assert all(self.board._peers.values())
 
     def current(self, name: str) -> ServingStatus:
         return self.model.get(name, ServingStatus.UNKNOWN)

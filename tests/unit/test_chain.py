@@ -79,9 +79,9 @@ async def test_the_production_server_has_every_indispensable_layer(
 ) -> None:
     built: list[Position] = []
 
-    def spy(layers: Any, refuse: Any) -> Any:
+    def spy(layers: Any, refuse: Any, **options: Any) -> Any:
         built.extend(position for position, _ in layers)
-        return build(layers, refuse)
+        return build(layers, refuse, **options)
 
     monkeypatch.setattr(server_module, "build", spy)
     await serving.serve()
@@ -332,8 +332,8 @@ async def test_a_path_that_is_not_served_is_measured_and_refused(serving: Servin
 async def test_made_up_paths_leave_nothing_behind(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     chains: list[Any] = []
 
-    def spy(layers: Any, refuse: Any) -> Any:
-        chains.append(build(layers, refuse))
+    def spy(layers: Any, refuse: Any, **options: Any) -> Any:
+        chains.append(build(layers, refuse, **options))
         return chains[-1]
 
     monkeypatch.setattr(server_module, "build", spy)

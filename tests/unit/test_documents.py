@@ -26,6 +26,7 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 ACCESS = ROOT / "docs" / "access.md"
 TLS = ROOT / "docs" / "tls.md"
 AUDIT = ROOT / "docs" / "audit.md"
+LIMITS = ROOT / "docs" / "limits.md"
 SERVICERS = (
     QueryServicer,
     IngestionServicer,
@@ -61,7 +62,7 @@ def test_every_file_that_documents_link_to_exists() -> None:
 
 def test_the_settings_of_the_documents_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "groundwire.toml"
-    for block in (block for guide in (OPERATIONS, ACCESS, TLS, AUDIT) for block in blocks(guide, "toml")):
+    for block in (block for guide in (OPERATIONS, ACCESS, TLS, AUDIT, LIMITS) for block in blocks(guide, "toml")):
         file.write_text(block.body)
         for name in NAMES:
             load(settings_class(name), file)

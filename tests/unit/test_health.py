@@ -12,6 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from interceptors._shapes import Context
 from services.resilience.health import HealthBoard, ServingStatus
+from services.runtime import health as health_module
+from services.runtime.channels import open_channel
 from services.runtime.server import READINESS, Server
 from tests.support.serving import ECHO, RawClient, Serving, begin, call, echo_service, ended, until
 
@@ -156,13 +158,58 @@ async def test_the_number_of_watchers_is_bounded(serving: Serving) -> None:
     for watch in watches:
         await anext(watch.__aiter__())
     refused = await ended(stub(channel).Watch(asking("")))
-    assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+    assert refused.code is grpc.StatusCode.UNIMPLEMENTED
+    assert "use Check" in refused.details
     # Looking once is not watching.
     assert (await stub(channel).Check(asking(""))).status == SERVING
     watches[0].cancel()
     await until(lambda: server.board._watching == 2)
     again = stub(channel).Watch(asking(""))
     assert (await anext(again.__aiter__())).status == SERVING
+
+
+async def test_whoever_may_not_watch_calls_all_the_same(serving: Serving) -> None:
+    server = await serving.serve()
+    server.board._max_watchers = 1
+    watch = stub(serving.connect(server)).Watch(asking("")).__aiter__()
+    await anext(watch)
+    # A client that sends calls only where a watch says that they are served.
+    async with open_channel(f"127.0.0.1:{server.port}") as careful:
+        assert (await call(careful, "Unary", "x", timeout=30)).responses == ["x"]
+    assert server.board._watching == 1
+
+
+async def test_a_displaced_watch_ends_and_its_client_goes_on(
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serving.serve()
+    server.board._max_watchers = 3
+    greedy = [stub(serving.connect(server)).Watch(asking("")) for _ in range(3)]
+    for watch in greedy:
+        await anext(watch.__aiter__())
+    monkeypatch.setattr("services.runtime.health._peer", lambda _peer: "somebody else")
+    modest = stub(serving.connect(server)).Watch(asking(ECHO)).__aiter__()
+    assert (await anext(modest)).status == SERVING
+    displaced = await ended(greedy[2])
+    assert displaced.code is grpc.StatusCode.UNIMPLEMENTED
+    server.board.set("", ServingStatus.NOT_SERVING)
+    assert [(await anext(watch.__aiter__())).status for watch in greedy[:2]] == [NOT_SERVING] * 2
+
+
+@pytest.mark.parametrize(
+    ("peer", "counts_for"),
+    [
+        ("ipv4:127.0.0.1:1234", "127.0.0.1"),
+        ("ipv6:%5B::1%5D:1234", "::/64"),
+        ("ipv6:%5B2001:db8:1:2:3:4:5:6%5D:1", "2001:db8:1:2::/64"),
+        ("ipv6:[::ffff:1.2.3.4]:1", "1.2.3.4"),
+        ("unix:", "unix"),
+        ("unix:/run/x.sock", "unix"),
+        ("ipv4:strange", "strange"),
+    ],
+)
+def test_whom_a_connection_counts_for(peer: str, counts_for: str) -> None:
+    assert health_module._peer(peer) == counts_for
 
 
 async def test_a_watcher_that_never_reads_holds_up_nobody(serving: Serving) -> None:
@@ -299,6 +346,21 @@ async def test_the_last_value_is_read_before_the_end() -> None:
     board.close_watchers()
     assert await watcher.next() is ServingStatus.NOT_SERVING
     assert await watcher.next() is None
+
+
+def test_whoever_holds_most_makes_room_until_all_hold_as_many() -> None:
+    board = HealthBoard(("a",), max_watchers=6)
+    greedy = [board.watch("a", "greedy") for _ in range(6)]
+    assert board.watch("a", "greedy") is None
+    first, second, third = (board.watch("a", "modest") for _ in range(3))
+    assert None not in (first, second, third)
+    assert [watcher.displaced for watcher in greedy if watcher] == [False] * 3 + [True] * 3
+    # As many as the other: from here on nobody can take a place away.
+    assert board.watch("a", "modest") is None
+    assert board.watch("a", "greedy") is None
+    newcomer = board.watch("a", "third")
+    assert newcomer is not None
+    assert board._watching == 6
 
 
 def test_an_end_is_final() -> None:
