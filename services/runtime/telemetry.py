@@ -12,7 +12,6 @@ import threading
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -64,6 +63,9 @@ class Telemetry:
         self._version = version
         self._processor: BatchSpanProcessor | None = None
         if otlp_configured():
+            # It brings the SDK's logs and metrics along: a process that exports nothing starts without them.
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
             self._processor = BatchSpanProcessor(OTLPSpanExporter(timeout=_EXPORT_SECONDS))
 
     def tracer(self, service: str) -> Tracer | None:

@@ -22,6 +22,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cli import mesh
+from tests.support.clients import clients
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUNDWIRE = (sys.executable, "-m", "cli.main")
@@ -127,15 +128,12 @@ class Mesh:
         self, *arguments: str, check: bool = True, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a client command against this mesh."""
-        return subprocess.run(
-            [*GROUNDWIRE, *arguments],
-            cwd=ROOT,
-            env={**os.environ, **self.environment, **(environment or {})},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=check,
+        done = clients().run(
+            arguments, {**os.environ, **self.environment, **(environment or {})}, timeout=PATIENCE
         )
+        if check:
+            done.check_returncode()
+        return done
 
     def authorization(self, *arguments: str) -> tuple[tuple[str, str], ...]:
         """Metadata with a token, for calls that are not commands; ``arguments`` are those of ``groundwire token``."""

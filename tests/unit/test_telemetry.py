@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc import trace_exporter
 from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider, sampling
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -17,7 +18,6 @@ from opentelemetry.trace import SpanKind, StatusCode
 from interceptors._shapes import Context
 from interceptors.client import outgoing
 from services.corpus.errors import NotFound, Unavailable
-from services.runtime import telemetry
 from services.runtime.channels import check_serving, open_channel
 from services.runtime.telemetry import BUCKETS, CallMetrics, Telemetry
 from tests.support.serving import ECHO, SHAPES, Serving, call, echo_service, until
@@ -263,7 +263,7 @@ class Collector(SpanExporter):
 
 def exporting_to(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Telemetry:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setattr(telemetry, "OTLPSpanExporter", lambda timeout: collector)
+    monkeypatch.setattr(trace_exporter, "OTLPSpanExporter", lambda timeout: collector)
     return Telemetry("1.2.3")
 
 

@@ -1,0 +1,112 @@
+"""Client commands as processes, without starting Python anew for each.
+
+Starting Python and importing what a command needs takes most of a command's time. One process imports it, and each
+command is a fork of that one: a process of its own, with its own environment, streams and exit code. That commands
+start from nothing is shown by the tests that run those of the documents in a shell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parents[2]
+# What client commands import while they run; none of it starts a thread, which a fork would lose.
+_NEEDED = (
+    *("ask", "audit", "audit_verify", "caller", "client", "delete", "documents", "ingest", "keys", "on_record"),
+    *("progress", "rpc_errors", "search", "status", "token"),
+)
+
+
+class Clients:
+    """The process that commands are forked from; it ends with this one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `groundwire` with ``arguments`` and exactly this environment; TimeoutExpired after ``timeout`` seconds."""
+        with tempfile.TemporaryDirectory() as folder, self._lock:
+            out, err = Path(folder, "out"), Path(folder, "err")
+            process = self._started()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            order = {"arguments": arguments, "environment": dict(environment), "out": str(out), "err": str(err)}
+            process.stdin.write(f"{json.dumps(order)}\n")
+            process.stdin.flush()
+            late = threading.Timer(timeout, process.kill)
+            late.start()
+            line = process.stdout.readline()
+            late.cancel()
+            if not line:
+                self._process = None
+                raise subprocess.TimeoutExpired(["groundwire", *arguments], timeout)
+            return subprocess.CompletedProcess(
+                ["groundwire", *arguments], int(line), out.read_text("utf-8"), err.read_text("utf-8")
+            )
+
+    def _started(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.clients"],
+                cwd=_ROOT,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join((str(_ROOT), str(_ROOT / "generated")))},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        return self._process
+
+
+@cache
+def clients() -> Clients:
+    """The one of this process."""
+    return Clients()
+
+
+def _serve() -> None:
+    for name in _NEEDED:
+        import_module(f"cli.{name}")
+    import_module("services.runtime.development")
+    # A command that hangs is killed with the process that waits for it.
+    os.setpgid(0, 0)
+    while line := os.read(0, 1 << 20):
+        while not line.endswith(b"\n"):
+            line += os.read(0, 1 << 20)
+        child = os.fork()
+        if child == 0:
+            _run(json.loads(line))
+        _, status = os.waitpid(child, 0)
+        os.write(1, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def _run(order: Mapping[str, Any]) -> None:
+    from cli.main import main
+
+    code = 1
+    try:
+        for descriptor, path in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), descriptor)
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        code = main(order["arguments"])
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve()
