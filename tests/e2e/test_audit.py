@@ -28,8 +28,9 @@ from services.runtime.authentication import TokenAuthentication
 from services.runtime.settings import Settings
 from tests.support.audit_reader import events_of
 from tests.support.audit_world import event
+from tests.support.clients import clients
 from tests.support.documents import blocks, prompted
-from tests.support.processes import GROUNDWIRE, ROOT, Mesh, health, mesh_served, mesh_up, running, until
+from tests.support.processes import GROUNDWIRE, PATIENCE, ROOT, Mesh, health, mesh_served, mesh_up, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -92,8 +93,9 @@ def test_the_guide_holds(tmp_path: Path) -> None:
     # A log that begins anew with its old key is whole in itself: only the witness knows better.
     shutil.rmtree(data / "audit" / "events")
     shutil.rmtree(data / "audit" / "checkpoints")
-    with mesh_up(data, environment={"GROUNDWIRE_AUDIT__WITNESS": "false"}):
-        pass
+    alone = {**mesh.environment, "GROUNDWIRE_AUDIT__WITNESS": "false"}
+    with running(*GROUNDWIRE, "serve", "audit", environment=alone) as audit:
+        until(lambda: health(mesh.addresses["audit"]) == "SERVING", "audit service", audit)
     known = ("--checkpoint", f"{data}/witness/last-checkpoint")
     assert _groundwire("audit", "verify", str(data / "audit"), *keys).returncode == 0
     gone = _groundwire("audit", "verify", str(data / "audit"), *keys, *known)
@@ -172,7 +174,7 @@ def _complete(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _groundwire(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*GROUNDWIRE, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return clients().run(arguments, os.environ, timeout=PATIENCE)
 
 
 def _run(command: str, mesh: Mesh, work: Path) -> str:

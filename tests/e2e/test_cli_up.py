@@ -156,13 +156,6 @@ async def test_what_dies_is_started_again(tmp_path: Path) -> None:
         up.assert_nothing_left()
 
 
-async def test_a_killed_supervisor_leaves_nothing(tmp_path: Path) -> None:
-    async with _up(tmp_path / "data") as up:
-        up.process.kill()
-        await up.process.wait()
-        up.assert_nothing_left()
-
-
 async def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
     async with _up(tmp_path / "data") as up:
         # A store that does not react would hold up an orderly end for the whole of its grace.
@@ -205,7 +198,7 @@ async def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
         assert address in err
 
 
-async def test_a_data_directory_has_one_mesh(tmp_path: Path) -> None:
+async def test_a_data_directory_has_one_mesh_and_a_killed_supervisor_leaves_nothing(tmp_path: Path) -> None:
     async with _up(tmp_path / "data") as up:
         code, _, err = await _run("up", "--data-dir", str(up.data_dir), "--port-base", "0")
         assert (code, len(err.splitlines())) == (1, 1)
@@ -213,6 +206,9 @@ async def test_a_data_directory_has_one_mesh(tmp_path: Path) -> None:
         code, _, err = await _run("serve", "store", "--listen", "127.0.0.1:0", environment=up.environment)
         assert code == 2
         assert err == "error: store cannot start: the data directory is in use by another groundwire store\n"
+        up.process.kill()
+        await up.process.wait()
+        up.assert_nothing_left()
 
 
 async def test_weights_that_are_not_there_end_the_start_with_their_remedy(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,18 @@ def run(block: Block, mesh: Mesh, exports: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_every_command_works(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A mesh without documents."""
+    with mesh_up(tmp_path_factory.mktemp("data")) as started:
+        yield started
+
+
+def test_every_command_works(mesh: Mesh) -> None:
     assert tuple(MESH) == NAMES, "the cookbook's ports are those of `groundwire up`, in order"
-    with mesh_up(tmp_path) as mesh:
-        found = blocks(ROOT / "examples" / "grpcurl.md", "sh")
-        exports = "\n".join(block.body for block in found if block.body.startswith("export "))
-        printed = [run(block, mesh, exports) for block in found]
+    found = blocks(ROOT / "examples" / "grpcurl.md", "sh")
+    exports = "\n".join(block.body for block in found if block.body.startswith("export "))
+    printed = [run(block, mesh, exports) for block in found]
     everything = "\n".join(printed)
     assert len(printed) == 15
     for expected in (

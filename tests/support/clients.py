@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,7 @@ class Clients:
             order = {"arguments": arguments, "environment": dict(environment), "out": str(out), "err": str(err)}
             process.stdin.write(f"{json.dumps(order)}\n")
             process.stdin.flush()
-            late = threading.Timer(timeout, process.kill)
+            late = threading.Timer(timeout, os.killpg, (process.pid, signal.SIGKILL))
             late.start()
             line = process.stdout.readline()
             late.cancel()
@@ -66,6 +67,8 @@ class Clients:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
+                # A command that hangs is killed together with the process that waits for it.
+                start_new_session=True,
             )
         return self._process
 
@@ -80,8 +83,6 @@ def _serve() -> None:
     for name in _NEEDED:
         import_module(f"cli.{name}")
     import_module("services.runtime.development")
-    # A command that hangs is killed with the process that waits for it.
-    os.setpgid(0, 0)
     while line := os.read(0, 1 << 20):
         while not line.endswith(b"\n"):
             line += os.read(0, 1 << 20)

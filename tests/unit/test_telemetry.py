@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from interceptors._shapes import Context
 from interceptors.client import outgoing
 from services.corpus.errors import NotFound, Unavailable
+from services.runtime import telemetry
 from services.runtime.channels import check_serving, open_channel
 from services.runtime.telemetry import BUCKETS, CallMetrics, Telemetry
 from tests.support.serving import ECHO, SHAPES, Serving, call, echo_service, until
