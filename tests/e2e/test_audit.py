@@ -28,9 +28,8 @@ from services.runtime.authentication import TokenAuthentication
 from services.runtime.settings import Settings
 from tests.support.audit_reader import events_of
 from tests.support.audit_world import event
-from tests.support.clients import clients
 from tests.support.documents import blocks, prompted
-from tests.support.processes import GROUNDWIRE, PATIENCE, ROOT, Mesh, health, mesh_served, mesh_up, running, until
+from tests.support.processes import GROUNDWIRE, ROOT, Mesh, groundwire, health, mesh_served, mesh_up, running, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -86,10 +85,10 @@ def test_the_guide_holds(tmp_path: Path) -> None:
     content = bytearray(segment.read_bytes())
     content[150] ^= 1
     segment.write_bytes(content)
-    damaged = _groundwire("audit", "verify", str(copy), *keys)
+    damaged = groundwire("audit", "verify", str(copy), *keys)
     assert damaged.returncode == 1
     assert "byte 20: frame 0 is damaged" in damaged.stdout
-    assert _groundwire("audit", "verify", str(copy)).returncode == 2
+    assert groundwire("audit", "verify", str(copy)).returncode == 2
     # A log that begins anew with its old key is whole in itself: only the witness knows better.
     shutil.rmtree(data / "audit" / "events")
     shutil.rmtree(data / "audit" / "checkpoints")
@@ -97,8 +96,8 @@ def test_the_guide_holds(tmp_path: Path) -> None:
     with running(*GROUNDWIRE, "serve", "audit", environment=alone) as audit:
         until(lambda: health(mesh.addresses["audit"]) == "SERVING", "audit service", audit)
     known = ("--checkpoint", f"{data}/witness/last-checkpoint")
-    assert _groundwire("audit", "verify", str(data / "audit"), *keys).returncode == 0
-    gone = _groundwire("audit", "verify", str(data / "audit"), *keys, *known)
+    assert groundwire("audit", "verify", str(data / "audit"), *keys).returncode == 0
+    gone = groundwire("audit", "verify", str(data / "audit"), *keys, *known)
     assert gone.returncode == 1
     assert "the known checkpoint" in gone.stdout
 
@@ -171,10 +170,6 @@ def _complete(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The events of one question, once all that its services write are there."""
     ended = {event["method"].rpartition("/")[2] for event in events if event["stage"] == "STAGE_ENDED"}
     return events if ended >= {"StreamQuery", "Retrieve", "StreamGenerate"} else []
-
-
-def _groundwire(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return clients().run(arguments, os.environ, timeout=PATIENCE)
 
 
 def _run(command: str, mesh: Mesh, work: Path) -> str:

@@ -36,27 +36,41 @@ class Clients:
         self._process: subprocess.Popen[str] | None = None
 
     def run(
-        self, arguments: Sequence[str], environment: Mapping[str, str], *, timeout: float
-    ) -> subprocess.CompletedProcess[str]:
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        timeout: float,
+        stdin: bytes = b"",
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run `groundwire` with ``arguments`` and exactly this environment; TimeoutExpired after ``timeout`` seconds."""
         with tempfile.TemporaryDirectory() as folder, self._lock:
-            out, err = Path(folder, "out"), Path(folder, "err")
+            streams = [Path(folder, name) for name in ("in", "out", "err")]
+            for path in streams:
+                path.write_bytes(b"")
+            streams[0].write_bytes(stdin)
             process = self._started()
             assert process.stdin is not None
             assert process.stdout is not None
-            order = {"arguments": arguments, "environment": dict(environment), "out": str(out), "err": str(err)}
-            process.stdin.write(f"{json.dumps(order)}\n")
-            process.stdin.flush()
+            order = {
+                "arguments": arguments,
+                "environment": dict(environment),
+                "streams": [str(path) for path in streams],
+            }
             late = threading.Timer(timeout, os.killpg, (process.pid, signal.SIGKILL))
             late.start()
-            line = process.stdout.readline()
-            late.cancel()
+            try:
+                process.stdin.write(f"{json.dumps(order)}\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            finally:
+                late.cancel()
             if not line:
+                process.wait()
                 self._process = None
                 raise subprocess.TimeoutExpired(["groundwire", *arguments], timeout)
-            return subprocess.CompletedProcess(
-                ["groundwire", *arguments], int(line), out.read_text("utf-8"), err.read_text("utf-8")
-            )
+            out, err = (path.read_bytes() for path in streams[1:])
+            return subprocess.CompletedProcess(["groundwire", *arguments], int(line), out, err)
 
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None:
@@ -98,8 +112,8 @@ def _run(order: Mapping[str, Any]) -> None:
 
     code = 1
     try:
-        for descriptor, path in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
-            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), descriptor)
+        for descriptor, path in enumerate(order["streams"]):
+            os.dup2(os.open(path, os.O_RDWR), descriptor)
         os.environ.clear()
         os.environ.update(order["environment"])
         code = main(order["arguments"])

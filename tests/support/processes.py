@@ -117,6 +117,12 @@ def health(address: str, service: str = "readiness", *, tls: grpc.ChannelCredent
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
 
 
+def groundwire(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a client command to its end."""
+    done = clients().run(arguments, {**os.environ, **(environment or {})}, timeout=PATIENCE)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
 @dataclass(frozen=True)
 class Mesh:
     """A mesh that is ready: where its services are, its settings' variables, and its processes by name."""
@@ -129,7 +135,7 @@ class Mesh:
         self, *arguments: str, check: bool = True, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a client command against this mesh."""
-        done = clients().run(arguments, {**os.environ, **self.environment, **(environment or {})}, timeout=PATIENCE)
+        done = groundwire(*arguments, environment={**self.environment, **(environment or {})})
         if check:
             done.check_returncode()
         return done

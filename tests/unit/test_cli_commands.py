@@ -39,6 +39,8 @@ from services.runtime.identity import development_identity
 from services.runtime.server import MIB, Server, Service
 from services.runtime.settings import Settings
 from services.runtime.unbuilt import unbuilt
+from tests.support.clients import clients
+from tests.support.processes import PATIENCE
 from tests.support.recording import memory_recorder
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -57,19 +59,10 @@ class Ended:
 
 async def run(*arguments: str, environment: dict[str, str] | None = None, stdin: bytes = b"") -> Ended:
     """Run ``groundwire`` in a process of its own, with pipes."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        "-m",
-        "cli.main",
-        *arguments,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=_environment(environment or {}),
+    done = await asyncio.to_thread(
+        clients().run, arguments, _environment(environment or {}), timeout=PATIENCE, stdin=stdin
     )
-    out, err = await process.communicate(stdin)
-    return Ended(process.returncode or 0, out.decode(), err.decode())
+    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def _environment(more: dict[str, str]) -> dict[str, str]:
