@@ -26,10 +26,15 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def clean_logging() -> Iterator[None]:
-    """What a command configured in one test does not silence another."""
-    yield
+def clean_logging() -> None:
+    """What a command configured in one test does not silence another.
+
+    Tracebacks are plain, as the product's are: structlog's default takes seconds to draw one with its local variables.
+    """
     structlog.reset_defaults()
+    *processors, _ = structlog.get_config()["processors"]
+    console = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, console])
 
 
 @pytest.fixture
