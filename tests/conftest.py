@@ -66,3 +66,8 @@ def shared_data() -> Path:
     if not directory.is_dir():
         pytest.skip("the shared collections are not here")
     return directory
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of real processes first: their files take longest, and one that begins last leaves cores idle."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)

@@ -110,7 +110,7 @@ def health(address: str, service: str = "readiness", *, tls: grpc.ChannelCredent
     with grpc.secure_channel(address, tls) if tls else grpc.insecure_channel(address) as channel:
         try:
             response = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=5
+                health_pb2.HealthCheckRequest(service=service), timeout=30
             )
         except grpc.RpcError:
             return ""
