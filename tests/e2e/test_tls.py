@@ -151,7 +151,7 @@ def test_or_somebody_who_says_that_they_do_not(tmp_path: Path) -> None:
     port = free_ports(1)[0]
     with serve(tmp_path, "--insecure", port=port, GROUNDWIRE_AUTHENTICATION__ISSUERS=ISSUERS) as server:
         until(lambda: health(f"127.0.0.1:{port}") == "SERVING", "audit", server)
-        assert "INSECURE" in server.text()
+        until(lambda: "INSECURE" in server.text(), "warning", server)
 
 
 def test_the_development_identity_never_listens_there(tmp_path: Path) -> None:

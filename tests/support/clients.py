@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -117,9 +118,11 @@ def _run(order: Mapping[str, Any]) -> None:
         os.environ.clear()
         os.environ.update(order["environment"])
         code = main(order["arguments"])
+    except BaseException:  # noqa: BLE001 - as Python shows what nobody catches
+        traceback.print_exc()
+    finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    finally:
         os._exit(code)
 
 
