@@ -26,7 +26,7 @@ from services.runtime.tls import ReloadingTls, open_tls
 from services.security.key_files import shared_secret_file
 
 if TYPE_CHECKING:
-    # Models, the catalog and what speaks to stores take half of a process's start: who opens none imports none.
+    # Models, the catalog and what speaks to stores take a third of a process's start: who opens none imports none.
     from services.catalog.sql import SqlCatalog
     from services.embedding.ports import CrossEncoder, Embedder
     from services.vectorstores.ports import ChunkStore, VectorStore

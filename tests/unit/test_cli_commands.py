@@ -646,6 +646,20 @@ async def test_help_imports_nothing_that_takes_long() -> None:
     assert (process.returncode, err.decode()) == (0, "")
 
 
+async def test_services_without_models_and_documents_import_none_of_what_handles_them() -> None:
+    code = (
+        "import sys, cli.serve; from cli.services import assembly, settings_class; "
+        "[load(name) for name in ('audit', 'witness', 'monitoring', 'query') for load in (settings_class, assembly)]; "
+        "heavy = {'onnxruntime', 'chromadb', 'numpy', 'sqlalchemy', 'httpx', 'tantivy'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE, env=_environment({})
+    )
+    _, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+
+
 async def test_a_reader_that_has_had_enough_is_no_error(fakes: Fakes) -> None:
     read, write = os.pipe()
     os.close(read)
