@@ -130,7 +130,7 @@ async def test_a_mesh_is_filled_asked_looked_at_and_stopped(tmp_path: Path, opti
         assert (code, answer["abstained"]) == (0, False), err
         assert "€210" in answer["answer"]
         assert {source["document_id"] for source in answer["sources"] if source["cited"]} == {"travel-policy-2025"}
-        code, out, err = await _run("status", "-o", "json", environment=up.environment)
+        code, out, err = await _run("status", "--timeout", "60", "-o", "json", environment=up.environment)
         assert code == 0, out
         assert {service["state"] for service in json.loads(out)["services"]} == {"serving"}
         code, out, err = await _run("doctor", "-o", "text", environment=up.environment)
@@ -148,7 +148,7 @@ async def test_what_dies_is_started_again(tmp_path: Path) -> None:
             assert "SIGKILL" in await up.stderr_until(f"{name} was ended by")
             await up.stderr_until(f"{name} is ready again")
         up.children()
-        code, out, err = await _run("status", environment=up.environment)
+        code, out, err = await _run("status", "--timeout", "60", environment=up.environment)
         assert code == 0, out + err
         up.process.terminate()
         await up.process.communicate()
