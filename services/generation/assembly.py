@@ -12,7 +12,6 @@ from groundwire.generation.v1 import generation_service_pb2_grpc as rpc
 from services.embedding.ports import CrossEncoder
 from services.embedding.weights import MS_MARCO_MINILM_L12
 from services.generation.adapters.extractive import ExtractiveEndpoint
-from services.generation.adapters.openai import OpenAIEndpoint
 from services.generation.generation import AttemptLimits, Generator
 from services.generation.ports import AnswerEndpoint
 from services.generation.servicer import GenerationServicer
@@ -56,6 +55,9 @@ async def assemble(
 def _endpoint(options: EndpointOptions, cross_encoder: CrossEncoder, patience: float) -> AnswerEndpoint:
     if options.url == "extractive:":
         return ExtractiveEndpoint(cross_encoder, name=options.name, model=MS_MARCO_MINILM_L12.name)
+    # Its HTTP client takes long to import, and the endpoint that runs here needs none.
+    from services.generation.adapters.openai import OpenAIEndpoint  # noqa: PLC0415
+
     key = options.api_key.get_secret_value() if options.api_key else None
     return OpenAIEndpoint(
         options.name, options.url, options.model, api_key=key, timeout=patience, support=cross_encoder

@@ -20,7 +20,6 @@ from services.runtime import development
 from services.runtime.settings import IssuerOptions, Settings
 from services.security.claims import Claims, Issuer
 from services.security.jwks import RefreshingKeys
-from services.security.jwks_fetch import FILE_POLICY, FileFetcher, HttpsFetcher
 from services.security.key_files import shared_secret_file
 from services.security.keysets import Algorithm, KeySource, StaticKeys, shared_secret
 from services.security.mesh_identity import MeshPeers, speaks_for
@@ -109,6 +108,9 @@ class TokenAuthentication:
     def _keys(self, options: IssuerOptions) -> KeySource:
         if options.secret is not None:
             return StaticKeys([shared_secret(options.secret.get_secret_value().encode())])
+        # Its HTTP client takes long to import, and a secret needs none.
+        from services.security.jwks_fetch import FILE_POLICY, FileFetcher, HttpsFetcher  # noqa: PLC0415
+
         algorithm = Algorithm(options.algorithm)
         keys = (
             RefreshingKeys(FileFetcher(options.jwks_file), algorithm, FILE_POLICY)

@@ -6,19 +6,14 @@ import asyncio
 import hmac
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import structlog
 
 from interceptors.authentication import Identify
 from interceptors.client import Credentials
-from services.catalog.sql import SqlCatalog
 from services.corpus.errors import GroundwireError, KeysDestroyed
-from services.embedding.onnx import OnnxCrossEncoder, OnnxEmbedder
-from services.embedding.openai import OpenAIEmbedder
-from services.embedding.ports import CrossEncoder, Embedder, EmbeddingModel
-from services.embedding.weights import WeightSources
 from services.resilience.endpoints import Endpoint, Role
 from services.resilience.failover import FailoverPolicy
 from services.resilience.pool import PoolEvent, PoolPolicy
@@ -31,14 +26,17 @@ from services.runtime.channels import open_channel
 from services.runtime.encryption import Encryption
 from services.runtime.failover_channel import FailoverChannel
 from services.runtime.identity import development_identity
-from services.runtime.sealed_store import SealedVectorStore
 from services.runtime.settings import FailoverOptions, Settings, TlsOptions
 from services.runtime.status import from_rpc_error
 from services.runtime.telemetry import Telemetry
 from services.runtime.tls import ReloadingTls, open_tls
 from services.security.key_files import shared_secret_file
-from services.vectorstores.ports import ChunkStore, VectorStore
-from services.vectorstores.remote import RemoteVectorStore
+
+if TYPE_CHECKING:
+    # Models, the catalog and what speaks to stores take a third of a process's start: who opens none imports none.
+    from services.catalog.sql import SqlCatalog
+    from services.embedding.ports import CrossEncoder, Embedder
+    from services.vectorstores.ports import ChunkStore, VectorStore
 
 VERSION = "0.1.0"
 _log = structlog.get_logger(__name__)
@@ -77,7 +75,7 @@ class Process:
 
     async def cross_encoder(self, settings: Settings) -> CrossEncoder:
         """The cross-encoder of this process."""
-        return await self._once("cross_encoder", lambda: OnnxCrossEncoder.load(WeightSources(settings.models_dir)))
+        return await self._once("cross_encoder", lambda: _open_cross_encoder(settings))
 
     async def identify(self, settings: Settings) -> Identify:
         """How this process finds out who calls; from here on its own calls carry tokens, too, if they are required."""
@@ -134,6 +132,8 @@ class Process:
 
     async def catalog(self, settings: Settings) -> SqlCatalog:
         """A catalog for one service, which closes it."""
+        from services.catalog.sql import SqlCatalog  # noqa: PLC0415 - not every process has one
+
         keys = await self.encryption(settings)
         return await SqlCatalog.open_sqlite(settings.catalog_path, cipher=keys.sealer if keys else None)
 
@@ -207,6 +207,7 @@ class Process:
 
         Without an address it is the mesh's own, which ``settings`` know.
         """
+        from services.vectorstores.remote import RemoteVectorStore  # noqa: PLC0415 - not every process has one
 
         def to_error(error: grpc.aio.AioRpcError) -> GroundwireError:
             return from_rpc_error(error, name)
@@ -226,6 +227,8 @@ class Process:
 
         Where encryption is switched off it gets them in clear.
         """
+        from services.runtime.sealed_store import SealedVectorStore  # noqa: PLC0415 - not every process has one
+
         remote = self.remote_store(address, service, name, settings)
         keys = await self.encryption(settings)
         return SealedVectorStore(remote, keys.sealer, keys.terms) if keys else remote
@@ -248,6 +251,19 @@ class Process:
 async def _open_embedder(settings: Settings) -> Embedder:
     options = settings.embedding
     if options.url == "embedded:":
+        from services.embedding.onnx import OnnxEmbedder  # noqa: PLC0415 - not every process has a model
+        from services.embedding.weights import WeightSources  # noqa: PLC0415
+
         return await OnnxEmbedder.load(WeightSources(settings.models_dir))
+    from services.embedding.openai import OpenAIEmbedder  # noqa: PLC0415 - needed with a remote model alone
+    from services.embedding.ports import EmbeddingModel  # noqa: PLC0415
+
     key = options.api_key.get_secret_value() if options.api_key else None
     return OpenAIEmbedder(options.url, EmbeddingModel(options.model, options.dimension, 8192), api_key=key)
+
+
+async def _open_cross_encoder(settings: Settings) -> CrossEncoder:
+    from services.embedding.onnx import OnnxCrossEncoder  # noqa: PLC0415 - not every process has a model
+    from services.embedding.weights import WeightSources  # noqa: PLC0415
+
+    return await OnnxCrossEncoder.load(WeightSources(settings.models_dir))

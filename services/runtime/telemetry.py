@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -82,6 +81,9 @@ class Telemetry:
         self.endpoints = EndpointMetrics()
         self._processor: BatchSpanProcessor | None = None
         if otlp_configured():
+            # It brings the SDK's logs and metrics along: a process that exports nothing starts without them.
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
             self._processor = BatchSpanProcessor(OTLPSpanExporter(timeout=_EXPORT_SECONDS))
 
     def tracer(self, service: str) -> Tracer | None:

@@ -1,13 +1,12 @@
-"""Meshes that several end-to-end tests share."""
+"""What several end-to-end tests share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, Mesh, mesh_up
+from tests.support.processes import ROOT
 
 CORPUS = ROOT / "examples" / "corpus"
 # All five formats, one superseded and one restricted document; few enough to be taken in within seconds.
@@ -34,11 +33,3 @@ def corpus_subset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target.parent.mkdir(exist_ok=True)
         target.write_bytes((CORPUS / name).read_bytes())
     return folder
-
-
-@pytest.fixture(scope="session")
-def mesh(tmp_path_factory: pytest.TempPathFactory, corpus_subset: Path) -> Iterator[Mesh]:
-    """`groundwire up` with the subset taken in; tests that share it leave its documents alone."""
-    with mesh_up(tmp_path_factory.mktemp("data")) as started:
-        started.groundwire("ingest", str(corpus_subset))
-        yield started

@@ -35,6 +35,8 @@ from tests.support.processes import GROUNDWIRE, Mesh, health, mesh_served, runni
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
+# Nobody asks questions here.
+SERVICES = ("store", "witness", "audit", "ingestion")
 LATEST = 0.05
 IN_FLIGHT = 6
 Effect = tuple[str, str]
@@ -197,7 +199,7 @@ CANCELLED = [pytest.param(200, id="short"), pytest.param(2000, marks=pytest.mark
 @pytest.mark.parametrize("count", CANCELLED)
 def test_cancelled_calls_leave_true_records(tmp_path: Path, count: int) -> None:
     plan = Plan(count)
-    with mesh_served(tmp_path / "data") as mesh:
+    with mesh_served(tmp_path / "data", services=SERVICES) as mesh:
         client = Client(tmp_path / "data", mesh.addresses["ingestion"])
         asyncio.run(client.ingest([*plan.shared, *plan.deleted]))
         before = asyncio.run(effects(tmp_path / "data", plan))
@@ -219,7 +221,7 @@ def test_cancelled_calls_leave_true_records(tmp_path: Path, count: int) -> None:
 def test_killed_services_leave_true_records(tmp_path: Path, count: int, kills: int) -> None:
     data = tmp_path / "data"
     plan = Plan(count)
-    with mesh_served(data) as mesh, restartable(mesh) as ingestion:
+    with mesh_served(data, services=SERVICES) as mesh, restartable(mesh) as ingestion:
         client = Client(data, mesh.addresses["ingestion"])
         asyncio.run(client.ingest([*plan.shared, *plan.deleted]))
         # Not all of them at the beginning of something.

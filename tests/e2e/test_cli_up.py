@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _EXAMPLES = _ROOT / "examples" / "corpus"
@@ -130,7 +130,7 @@ async def test_a_mesh_is_filled_asked_looked_at_and_stopped(tmp_path: Path, opti
         assert (code, answer["abstained"]) == (0, False), err
         assert "€210" in answer["answer"]
         assert {source["document_id"] for source in answer["sources"] if source["cited"]} == {"travel-policy-2025"}
-        code, out, err = await _run("status", "-o", "json", environment=up.environment)
+        code, out, err = await _run("status", "--timeout", "60", "-o", "json", environment=up.environment)
         assert code == 0, out
         assert {service["state"] for service in json.loads(out)["services"]} == {"serving"}
         code, out, err = await _run("doctor", "-o", "text", environment=up.environment)
@@ -148,18 +148,11 @@ async def test_what_dies_is_started_again(tmp_path: Path) -> None:
             assert "SIGKILL" in await up.stderr_until(f"{name} was ended by")
             await up.stderr_until(f"{name} is ready again")
         up.children()
-        code, out, err = await _run("status", environment=up.environment)
+        code, out, err = await _run("status", "--timeout", "60", environment=up.environment)
         assert code == 0, out + err
         up.process.terminate()
         await up.process.communicate()
         assert up.process.returncode == 0
-        up.assert_nothing_left()
-
-
-async def test_a_killed_supervisor_leaves_nothing(tmp_path: Path) -> None:
-    async with _up(tmp_path / "data") as up:
-        up.process.kill()
-        await up.process.wait()
         up.assert_nothing_left()
 
 
@@ -205,7 +198,7 @@ async def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
         assert address in err
 
 
-async def test_a_data_directory_has_one_mesh(tmp_path: Path) -> None:
+async def test_a_data_directory_has_one_mesh_and_a_killed_supervisor_leaves_nothing(tmp_path: Path) -> None:
     async with _up(tmp_path / "data") as up:
         code, _, err = await _run("up", "--data-dir", str(up.data_dir), "--port-base", "0")
         assert (code, len(err.splitlines())) == (1, 1)
@@ -213,6 +206,9 @@ async def test_a_data_directory_has_one_mesh(tmp_path: Path) -> None:
         code, _, err = await _run("serve", "store", "--listen", "127.0.0.1:0", environment=up.environment)
         assert code == 2
         assert err == "error: store cannot start: the data directory is in use by another groundwire store\n"
+        up.process.kill()
+        await up.process.wait()
+        up.assert_nothing_left()
 
 
 async def test_weights_that_are_not_there_end_the_start_with_their_remedy(tmp_path: Path) -> None:

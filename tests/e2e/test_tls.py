@@ -91,7 +91,10 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 def test_the_commands_of_the_guide_work(secured: Secured) -> None:
     run = [command for command in COMMANDS[2:] if command != COMMANDS[0]]
     assert len(run) == 4
-    printed = "".join(map(secured.run, run))
+    # A busy machine may take longer to answer than somebody wants to wait for a status.
+    patient = [f"{command} --timeout 60" if command.endswith(" status") else command for command in run]
+    assert patient != run
+    printed = "".join(map(secured.run, patient))
     assert "35 days" in printed
     assert "groundwire.query.v1.QueryService" in printed
     assert '"status": "SERVING"' in printed
@@ -151,7 +154,7 @@ def test_or_somebody_who_says_that_they_do_not(tmp_path: Path) -> None:
     port = free_ports(1)[0]
     with serve(tmp_path, "--insecure", port=port, GROUNDWIRE_AUTHENTICATION__ISSUERS=ISSUERS) as server:
         until(lambda: health(f"127.0.0.1:{port}") == "SERVING", "audit", server)
-        assert "INSECURE" in server.text()
+        until(lambda: "INSECURE" in server.text(), "warning", server)
 
 
 def test_the_development_identity_never_listens_there(tmp_path: Path) -> None:

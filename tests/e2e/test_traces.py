@@ -17,6 +17,16 @@ QUESTION = "When does the zeppelin leave Ghent?"
 TEXT = "The zeppelin leaves Ghent at noon every Friday. Passengers show their badge to the purser."
 
 
+# Methods that a question leads to, with who calls them and who serves them.
+CALLS = (
+    ("Retrieve", "query", "retrieval"),
+    ("StreamGenerate", "query", "generation"),
+    ("SearchDense", "retrieval", "store"),
+    ("SearchLexical", "retrieval", "store"),
+    ("FetchChunks", "retrieval", "store"),
+)
+
+
 @dataclass(frozen=True)
 class Span:
     """A span as the collector printed it."""
@@ -58,7 +68,8 @@ def test_one_query_is_one_trace_across_processes(tmp_path: Path) -> None:
             mesh.groundwire("ingest", str(document), "--readers", "tenant:*")
             answer = mesh.ask(QUESTION)
             assert "noon" in answer["answer"]
-        query = until(lambda: _root_of_query(received), "span of the query")
+            # While everything runs: a process that stops sends its last spans for a bounded time.
+            query = until(lambda: _root_of_whole_trace(received), "all spans of the query")
         trace = [span for span in spans(received.text()) if span.trace == query.trace]
 
     by_id = {span.id: span for span in trace}
@@ -66,13 +77,7 @@ def test_one_query_is_one_trace_across_processes(tmp_path: Path) -> None:
     assert [span for span in trace if span.parent not in by_id] == [query]
     # The call path: each server span's parent is the client span of the service before it.
     path = {(span.name.rpartition("/")[2], span.kind): span for span in trace}
-    for method, caller, callee in (
-        ("Retrieve", "query", "retrieval"),
-        ("StreamGenerate", "query", "generation"),
-        ("SearchDense", "retrieval", "store"),
-        ("SearchLexical", "retrieval", "store"),
-        ("FetchChunks", "retrieval", "store"),
-    ):
+    for method, caller, callee in CALLS:
         client, server = path[method, "CLIENT"], path[method, "SERVER"]
         assert (client.service, server.service) == (caller, callee)
         assert server.parent == client.id
@@ -85,11 +90,18 @@ def test_one_query_is_one_trace_across_processes(tmp_path: Path) -> None:
     assert not [word for word in ("zeppelin", "ghent", "noon", "purser") if word in shown]
 
 
-def _root_of_query(received: Running) -> Span | None:
+def _root_of_whole_trace(received: Running) -> Span | None:
+    """The query's span once all others of its trace have arrived; each process sends its own when it likes."""
     found = spans(received.text())
     roots = [span for span in found if span.name.endswith("QueryService/StreamQuery") and span.kind == "SERVER"]
-    complete = any(span.name.endswith("/StreamGenerate") and span.kind == "CLIENT" for span in found)
-    return roots[0] if roots and complete else None
+    if not roots:
+        return None
+    trace = [span for span in found if span.trace == roots[0].trace]
+    there = {(span.name.rpartition("/")[2], span.kind) for span in trace}
+    ids = {span.id for span in trace}
+    wanted = {(method, kind) for method, _, _ in CALLS for kind in ("CLIENT", "SERVER")}
+    whole = wanted <= there and all(span.parent in ids for span in trace if span is not roots[0])
+    return roots[0] if whole else None
 
 
 def test_an_unreachable_collector_breaks_nothing(tmp_path: Path) -> None:

@@ -22,10 +22,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cli import mesh
+from tests.support.clients import clients
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUNDWIRE = (sys.executable, "-m", "cli.main")
 NAMES = ("query", "ingestion", "retrieval", "generation", "audit", "monitoring")
+SERVED = ("store", "witness", "audit", "monitoring", "generation", "retrieval", "ingestion", "query")
 # Long enough for a machine that is busy with other things; a test that runs into it has failed anyway.
 PATIENCE = 90.0
 # Each process that runs tests at the same time has ports of its own: one that is free may not be so a moment later.
@@ -108,11 +110,17 @@ def health(address: str, service: str = "readiness", *, tls: grpc.ChannelCredent
     with grpc.secure_channel(address, tls) if tls else grpc.insecure_channel(address) as channel:
         try:
             response = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=5
+                health_pb2.HealthCheckRequest(service=service), timeout=30
             )
         except grpc.RpcError:
             return ""
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+
+
+def groundwire(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a client command to its end."""
+    done = clients().run(arguments, {**os.environ, **(environment or {})}, timeout=PATIENCE)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @dataclass(frozen=True)
@@ -127,15 +135,10 @@ class Mesh:
         self, *arguments: str, check: bool = True, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a client command against this mesh."""
-        return subprocess.run(
-            [*GROUNDWIRE, *arguments],
-            cwd=ROOT,
-            env={**os.environ, **self.environment, **(environment or {})},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=check,
-        )
+        done = groundwire(*arguments, environment={**self.environment, **(environment or {})})
+        if check:
+            done.check_returncode()
+        return done
 
     def authorization(self, *arguments: str) -> tuple[tuple[str, str], ...]:
         """Metadata with a token, for calls that are not commands; ``arguments`` are those of ``groundwire token``."""
@@ -171,20 +174,25 @@ def mesh_up(
     addresses, variables = settings_environment(data_dir)
     variables |= environment or {}
     with running(*before, *GROUNDWIRE, "up", *arguments, environment=variables) as supervisor:
-        _wait_ready(addresses, supervisor, tls)
+        for name in NAMES:
+            until(partial(_ready, addresses[name], tls), f"readiness of {name}", supervisor)
         yield Mesh(addresses, variables, {"up": supervisor})
 
 
 @contextmanager
-def mesh_served(data_dir: Path, *, environment: Mapping[str, str] | None = None) -> Iterator[Mesh]:
-    """Every service as a `groundwire serve` of its own."""
+def mesh_served(
+    data_dir: Path, *, environment: Mapping[str, str] | None = None, services: Sequence[str] = SERVED
+) -> Iterator[Mesh]:
+    """Each of ``services`` as a `groundwire serve` of its own."""
     addresses, variables = settings_environment(data_dir)
     variables |= environment or {}
     with ExitStack() as stack:
         processes = {}
-        for name in ("store", "witness", "audit", "monitoring", "generation", "retrieval", "ingestion", "query"):
+        for name in services:
             processes[name] = stack.enter_context(running(*GROUNDWIRE, "serve", name, environment=variables))
-        _wait_ready(addresses, processes["query"])
+        for name in NAMES:
+            if name in processes:
+                until(partial(_ready, addresses[name], None), f"readiness of {name}", processes[name])
         yield Mesh(addresses, variables, processes)
 
 
@@ -215,11 +223,6 @@ def grpcurl(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run grpcurl."""
     program = str(Path(sys.executable).with_name("grpcurl"))
     return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False)
-
-
-def _wait_ready(addresses: Mapping[str, str], alive: Running, tls: grpc.ChannelCredentials | None = None) -> None:
-    for name in NAMES:
-        until(partial(_ready, addresses[name], tls), f"readiness of {name}", alive)
 
 
 def _ready(address: str, tls: grpc.ChannelCredentials | None) -> bool:

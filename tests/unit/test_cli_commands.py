@@ -39,6 +39,8 @@ from services.runtime.identity import development_identity
 from services.runtime.server import MIB, Server, Service
 from services.runtime.settings import Settings
 from services.runtime.unbuilt import unbuilt
+from tests.support.clients import clients
+from tests.support.processes import PATIENCE
 from tests.support.recording import memory_recorder
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -57,19 +59,10 @@ class Ended:
 
 async def run(*arguments: str, environment: dict[str, str] | None = None, stdin: bytes = b"") -> Ended:
     """Run ``groundwire`` in a process of its own, with pipes."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        "-m",
-        "cli.main",
-        *arguments,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=_environment(environment or {}),
+    done = await asyncio.to_thread(
+        clients().run, arguments, _environment(environment or {}), timeout=PATIENCE, stdin=stdin
     )
-    out, err = await process.communicate(stdin)
-    return Ended(process.returncode or 0, out.decode(), err.decode())
+    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def _environment(more: dict[str, str]) -> dict[str, str]:
@@ -648,6 +641,20 @@ async def test_help_imports_nothing_that_takes_long() -> None:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env=_environment({}),
+    )
+    _, err = await process.communicate()
+    assert (process.returncode, err.decode()) == (0, "")
+
+
+async def test_services_without_models_and_documents_import_none_of_what_handles_them() -> None:
+    code = (
+        "import sys, cli.serve; from cli.services import assembly, settings_class; "
+        "[load(name) for name in ('audit', 'witness', 'monitoring', 'query') for load in (settings_class, assembly)]; "
+        "heavy = {'onnxruntime', 'chromadb', 'numpy', 'sqlalchemy', 'httpx', 'tantivy'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE, env=_environment({})
     )
     _, err = await process.communicate()
     assert (process.returncode, err.decode()) == (0, "")

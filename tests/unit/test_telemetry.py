@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc import trace_exporter
 from opentelemetry.sdk.trace import ReadableSpan, Tracer, TracerProvider, sampling
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -263,7 +264,7 @@ class Collector(SpanExporter):
 
 def exporting_to(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Telemetry:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setattr(telemetry, "OTLPSpanExporter", lambda timeout: collector)
+    monkeypatch.setattr(trace_exporter, "OTLPSpanExporter", lambda timeout: collector)
     return Telemetry("1.2.3")
 
 
