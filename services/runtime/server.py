@@ -34,7 +34,7 @@ from interceptors.metrics import Metrics
 from interceptors.tracing import Tracing
 from services.corpus.errors import DeadlineExceeded, NotYetImplemented, Unavailable
 from services.resilience.health import HealthBoard, ServingStatus
-from services.runtime import health, reflection
+from services.runtime import health, reflection, shared_port
 from services.runtime.auditing.record import CallRecord, Policy
 from services.runtime.auditing.recorder import Recorder
 from services.runtime.settings import ConfigurationError, Settings, is_loopback
@@ -85,7 +85,8 @@ class Server:
 
     The life of a server is ``start`` → (serving) → ``drain``. Starting raises ConfigurationError when the address
     is taken, when others than programs on this machine could reach it without TLS, or when TLS is configured by half.
-    With ``development_secrets`` (None: what the settings say) others are refused even with TLS.
+    With ``development_secrets`` (None: what the settings say) others are refused even with TLS. ``shared`` says that
+    other processes serve the same address, a port that somebody holds for all of them (:mod:`.shared_port`).
     """
 
     service: Service
@@ -94,6 +95,7 @@ class Server:
     tracer: Tracer | None = None
     metrics: CallMetrics = field(default_factory=CallMetrics)
     development_secrets: bool | None = None
+    shared: bool = False
     port: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -126,11 +128,19 @@ class Server:
         self._readiness = asyncio.create_task(self._follow_readiness())
         _log.info("serving", service=self.service.name, address=address, port=self.port, tls=tls is not None)
 
-    async def drain(self, *, delay: float | None = None, grace: float | None = None) -> None:
+    async def let_go(self) -> None:
+        """Leave the address to the others that share it: return when callers have gone to them, without a failed call.
+
+        What remains is calls that take longer than ``workers.connection_age``; :meth:`drain` comes next.
+        """
+        await shared_port.let_go(self.port, self.settings.workers.connection_age)
+
+    async def drain(self, *, delay: float | None = None, grace: float | None = None, announce: bool = True) -> None:
         """Stop without losing an accepted call.
 
         Health says NOT_SERVING, so that callers go elsewhere; after ``delay`` seconds new calls are refused with
         UNAVAILABLE; those in flight get ``grace`` seconds to end; then everything that the service held is closed.
+        Without ``announce`` health says nothing, because others still serve the address.
         """
         server, self._server = self._server, None
         if server is None:
@@ -139,7 +149,8 @@ class Server:
         if self._readiness is not None:
             self._readiness.cancel()
             await asyncio.wait([self._readiness])
-        self.board.end()
+        if announce:
+            self.board.end()
         await asyncio.sleep(options.delay if delay is None else delay)
         # A watch never ends by itself: without this every drain would last as long as its grace.
         self.board.close_watchers()
@@ -166,7 +177,9 @@ class Server:
         service = self.service
         with_reflection = self.settings.reflection is not False
         chain = build(self.layers(address), refuse_unknown)
-        server = grpc.aio.server(interceptors=[chain], options=server_options(service.max_request_bytes))
+        age = self.settings.workers.connection_age if self.shared else None
+        options = server_options(service.max_request_bytes, shared_age=age)
+        server = grpc.aio.server(interceptors=[chain], options=options)
         service.register(server)
         health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(self.board), server)
         if with_reflection:
@@ -290,9 +303,13 @@ def _answers(path: Path) -> bool:
         return probe.connect_ex(os.fspath(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
-def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
-    """GRPC's channel arguments of every server."""
+def server_options(max_request_bytes: int, *, shared_age: float | None = None) -> list[tuple[str, int]]:
+    """GRPC's channel arguments of every server.
+
+    ``shared_age`` is for one of several processes on one address: the seconds after which a connection begins anew.
+    """
     return [
+        *shared_port.options(shared_age),
         ("grpc.max_receive_message_length", max_request_bytes),
         ("grpc.max_send_message_length", 64 * MIB),
         ("grpc.max_metadata_size", 16 * 1024),
@@ -308,6 +325,4 @@ def server_options(max_request_bytes: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 4),
-        # Two servers on one port would share its connections at random; a taken port must be an error.
-        ("grpc.so_reuseport", 0),
     ]
