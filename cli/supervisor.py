@@ -235,7 +235,8 @@ class Supervisor:
             self._say(f"{running.child.name} is ready again")
 
     async def _spawn(self, running: _Running) -> None:
-        child, options, passed = running.child, self._options, ()
+        child, options = running.child, self._options
+        passed: tuple[int, ...] = ()
         if child.worker is not None:
             running.report = Report(running.group.serves.set)
             passed = (running.report.descriptor,)

@@ -58,17 +58,21 @@ class Leftovers:
         while not self._stopping.is_set():
             for path in await asyncio.to_thread(self._found):
                 try:
-                    await self._take(path)
+                    files = await asyncio.to_thread(_Held.open_left, path)
                 except (FailedPrecondition, FileNotFoundError):
-                    pass  # its process is still running, or somebody else was faster
+                    continue  # its process is still running, or somebody else was faster
+                except OSError as error:
+                    self._tell(path.name, error)
+                    continue
+                try:
+                    await self._take(files)
                 except Exception as error:  # noqa: BLE001 - the others still can be
                     self._tell(path.name, error)
                 if self._stopping.is_set():
                     return
             await self._pause(self._interval)
 
-    async def _take(self, path: Path) -> None:
-        files = await asyncio.to_thread(_Held.open_left, path)
+    async def _take(self, files: _Held) -> None:
         try:
             spool = await Spool.open(files, self._hand_on, max_bytes=_NO_LIMIT)
             try:
@@ -78,7 +82,7 @@ class Leftovers:
             await asyncio.to_thread(files.discard)
         finally:
             files.give_back()
-        _log.info("took up the spool of a process that has ended", spool=path.name)
+        _log.info("took up the spool of a process that has ended", spool=files.directory.name)
 
     async def _insistently(self, spool: Spool) -> None:
         """Deliver everything; while the receiver does not answer, again and again, as the spool's process would."""

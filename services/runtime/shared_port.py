@@ -18,6 +18,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any
 
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - names what the settings may say
 # Of families that a machine may lack, such as ::1 for localhost.
@@ -28,7 +29,7 @@ _FAREWELL_SECONDS = 1.0
 _FAREWELL_INTERVAL = 0.1
 # Without an end, a watch would keep its old connection for ever.
 _LONGEST_CALL_MS = 3_600_000
-_Where = tuple[str | int, ...]
+_Where = tuple[Any, ...]  # host and port, and for IPv6 two numbers more
 
 
 class Reservation:
@@ -103,15 +104,15 @@ def stop_listening(port: int) -> None:
     Connections that nobody has accepted yet are reset, unless the kernel hands them to other listeners
     (``net.ipv4.tcp_migrate_req``).
     """
-    for opened, listens in _sockets(port):
-        if listens:
+    for opened in _sockets(port):
+        if opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             with suppress(OSError):
                 opened.shutdown(socket.SHUT_RD)
 
 
 def connections(port: int) -> int:
     """How many connections to ``port`` this process has."""
-    return sum(not listens for _, listens in _sockets(port))
+    return sum(map(_is_connected, _sockets(port)))
 
 
 def _places(host: str, port: int) -> list[tuple[socket.AddressFamily, _Where]]:
@@ -132,14 +133,22 @@ def _hold(bound: socket.socket, where: _Where) -> None:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
-def _sockets(port: int) -> Iterator[tuple[socket.socket, bool]]:
-    """This process's TCP sockets that are bound to ``port``, and whether each listens."""
+def _is_connected(opened: socket.socket) -> bool:
+    try:
+        opened.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _sockets(port: int) -> Iterator[socket.socket]:
+    """This process's TCP sockets that are bound to ``port``."""
     for entry in list(Path("/proc/self/fd").iterdir()):
         found = _socket(int(entry.name))
         if found is not None:
             with closing(found), suppress(OSError):
                 if found.family in (socket.AF_INET, socket.AF_INET6) and found.getsockname()[1] == port:
-                    yield found, bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+                    yield found
 
 
 def _socket(descriptor: int) -> socket.socket | None:
