@@ -202,12 +202,14 @@ class Supervisor:
                 code = await running.process.wait() if running.process else 0
             finally:
                 watch.cancel()
+                # A start that takes long and fails is no success.
+                steady = running.up.is_set() and loop.time() - began > _STEADY
                 running.up.clear()
                 if running.report is not None:
                     running.report.close()
             if self._stopping.is_set() or running.ending:
                 return
-            failures = 1 if loop.time() - began > _STEADY else failures + 1
+            failures = 1 if steady else failures + 1
             first_start = not running.group.ready.is_set()
             # A child that refuses its settings will do so again; once it has served, only if it insists.
             hopeless = code == ExitCode.USAGE and (first_start or failures >= _START_TRIES)
@@ -235,23 +237,14 @@ class Supervisor:
             self._say(f"{running.child.name} is ready again")
 
     async def _spawn(self, running: _Running) -> None:
-        child, options = running.child, self._options
+        child = running.child
         passed: tuple[int, ...] = ()
         if child.worker is not None:
             running.report = Report(running.group.serves.set)
             passed = (running.report.descriptor,)
         try:
-            # -P: a folder named `cli` or `services` where the user stands must not be taken for ours.
             running.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                "cli.main",
-                *options,
-                *child.arguments,
-                *(("--worker", str(child.worker), "--report", str(passed[0])) if passed else ()),
-                "--supervised",
-                str(os.getpid()),
+                *self._command(child, *passed),
                 stdin=subprocess.DEVNULL,
                 stdout=self._output if self._output is not None else sys.__stderr__,
                 stderr=self._output if self._output is not None else sys.__stderr__,
@@ -262,6 +255,12 @@ class Supervisor:
         finally:
             if running.report is not None:
                 running.report.begin()
+
+    def _command(self, child: Child, *report: int) -> Sequence[str]:
+        worker = ("--worker", str(child.worker), "--report", str(report[0])) if report else ()
+        # -P: a folder named `cli` or `services` where the user stands must not be taken for ours.
+        command = (sys.executable, "-P", "-m", "cli.main", *self._options, *child.arguments)
+        return (*command, *worker, "--supervised", str(os.getpid()))
 
     def _others_serve(self, running: _Running) -> bool:
         return any(

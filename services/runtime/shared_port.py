@@ -15,6 +15,8 @@ import asyncio
 import errno
 import os
 import socket
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -27,6 +29,7 @@ _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _JITTER = 1.1
 _FAREWELL_SECONDS = 1.0
 _FAREWELL_INTERVAL = 0.1
+_EMPTY_SECONDS, _EMPTY_INTERVAL = 2.0, 0.001
 # Without an end, a watch would keep its old connection for ever.
 _LONGEST_CALL_MS = 3_600_000
 _Where = tuple[Any, ...]  # host and port, and for IPv6 two numbers more
@@ -101,11 +104,14 @@ async def let_go(port: int, age: float) -> None:
 def stop_listening(port: int) -> None:
     """Take no new connections on ``port`` in this process, and leave those that there are alone.
 
-    Connections that nobody has accepted yet are reset, unless the kernel hands them to other listeners
-    (``net.ipv4.tcp_migrate_req``).
+    The kernel resets connections that nobody has accepted yet, unless it may hand them to other listeners
+    (``net.ipv4.tcp_migrate_req``), so this waits, for a bounded time, for a moment in which there are none. Blocking.
     """
     for opened in _sockets(port):
         if opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            end = time.monotonic() + _EMPTY_SECONDS
+            while _unaccepted(opened) and time.monotonic() < end:
+                time.sleep(_EMPTY_INTERVAL)
             with suppress(OSError):
                 opened.shutdown(socket.SHUT_RD)
 
@@ -131,6 +137,11 @@ def _hold(bound: socket.socket, where: _Where) -> None:
     # Left on, it would let another one hold the port as well until somebody listens.
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _unaccepted(listener: socket.socket) -> int:
+    """How many connections wait for an accept: what TCP_INFO calls ``tcpi_unacked``, for a socket that listens."""
+    return int.from_bytes(listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], sys.byteorder)
 
 
 def _is_connected(opened: socket.socket) -> bool:
