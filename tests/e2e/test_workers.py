@@ -262,9 +262,9 @@ async def test_a_killed_worker_takes_its_calls_along_and_is_back(
 
 async def test_replacing_all_workers_fails_no_call(tmp_path: Path) -> None:
     """Plain clients with a long-lived channel and no retries of any kind, but gRPC's own transparent ones."""
-    with served(tmp_path, age=1.0) as workers:
+    with served(tmp_path, age=2.0) as workers:
         before = workers.pids()
-        async with Load(workers) as load:
+        async with Load(workers, 20) as load:
             load.start()
             await load.more(200)
             workers.supervisor.signal(signal.SIGHUP)
@@ -274,7 +274,7 @@ async def test_replacing_all_workers_fails_no_call(tmp_path: Path) -> None:
                 await asyncio.sleep(0.05)
             await load.more(200)
             await load.stop()
-            assert load.failed == []
+            assert Counter(load.failed) == {}
             assert len(load.answered) > 400
         after = workers.pids()
         assert sorted(after.values()) == [1, 2]

@@ -10,8 +10,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from interceptors._shapes import Context
 from services.runtime import shared_port
-from services.runtime.server import Server
+from services.runtime.server import Server, Service
 from services.runtime.settings import ConfigurationError, DrainOptions, Settings, WorkerOptions
 from services.runtime.shared_port import connections, options, reserve, stop_listening
 from tests.support.serving import Serving, call, echo_service, until
@@ -125,12 +126,12 @@ async def test_a_call_that_takes_longer_than_its_connection_ends_well(serving: S
     gate = asyncio.Event()
     begun = asyncio.Event()
 
-    async def body(text: str, _context: object) -> str:
+    async def body(text: str, _context: Context) -> str:
         begun.set()
         await gate.wait()
         return text
 
-    server = await start(serving, shared, body)
+    server = await start(serving, shared, echo_service(body))
     slow = asyncio.ensure_future(call(serving.connect(server), "Unary", "slow"))
     await begun.wait()
     await shared_port.let_go(server.port, shared.workers.connection_age)
@@ -194,8 +195,7 @@ async def test_health_does_not_say_that_a_shared_address_is_down(serving: Servin
     assert await watcher.next() is None
 
 
-async def start(serving: Serving, settings: Settings, body: object = None) -> Server:
-    service = echo_service(body) if body else echo_service()
+async def start(serving: Serving, settings: Settings, service: Service | None = None) -> Server:
     server = serving.make(service, settings=settings)
     server.shared = True
     await server.start(f"{LOOPBACK}:0")

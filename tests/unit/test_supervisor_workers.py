@@ -74,7 +74,7 @@ async def supervised(
     running = Scripted(
         [children], nobody, environment=os.environ, patience=30, say=said.append, backoff=Backoff(0.001, 0.01)
     )
-    running.script, running.log, running.starts = staticmethod(script), log, {}  # type: ignore[assignment] # no method
+    running.script, running.log, running.starts = staticmethod(script), log, {}
     try:
         yield running, said
     finally:
