@@ -80,7 +80,7 @@ def supervise(options: Globals, service: str, settings: Settings, *, listen: str
         held=(held,),
     )
     # An old worker lets its connections end before it drains.
-    farewell = settings.workers.connection_age * 1.1 + settings.drain.grace + _PATIENCE_MARGIN
+    farewell = settings.workers.connection_age * 1.1 + settings.drain.grace + 2 * _PATIENCE_MARGIN
     _log.info("starting workers", service=service, workers=count, port=held.port)
     try:
         return asyncio.run(_run(running, service, farewell))

@@ -27,7 +27,7 @@ _ANY = ("0.0.0.0", "::")  # noqa: S104 - names what the settings may say
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 # gRPC varies ages by a tenth, and a farewell takes a round trip.
 _JITTER = 1.1
-_FAREWELL_SECONDS = 1.0
+_FAREWELL_SECONDS = 5.0
 _FAREWELL_INTERVAL = 0.1
 _EMPTY_SECONDS, _EMPTY_INTERVAL = 2.0, 0.001
 # Without an end, a watch would keep its old connection for ever.
