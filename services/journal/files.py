@@ -35,16 +35,12 @@ class DirectoryFiles:
                 _sync(directory.parent)
             # Whoever removes the directory may do so between two of these steps.
             with suppress(FileNotFoundError):
-                return cls._lock_it(directory, os.O_CREAT)
+                return cls.open_left(directory)
 
     @classmethod
     def open_left(cls, directory: Path) -> Self:
         """Take a ``directory`` that is there; FileNotFoundError if it is not, FailedPrecondition as :meth:`open`."""
-        return cls._lock_it(directory, 0)
-
-    @classmethod
-    def _lock_it(cls, directory: Path, flags: int) -> Self:
-        lock = os.open(directory / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -248,6 +248,16 @@ async def test_a_damaged_one_does_not_hold_up_the_others(tmp_path: Path) -> None
     assert segment.exists()
 
 
+async def test_what_a_removal_that_was_killed_left_is_removed(tmp_path: Path) -> None:
+    await left(tmp_path, b"payload", slot=f"{NAME}.2")
+    (tmp_path / f"{NAME}.2" / "lock").unlink()
+    (tmp_path / f"{NAME}.3").mkdir()
+    receiver = Receiver()
+    async with looking(tmp_path, receiver):
+        await until(lambda: not slots(tmp_path, NAME))
+    assert receiver.received == [b"payload"]
+
+
 async def live(directory: Path, patience: int, seen: dict[bytes, None]) -> None:
     """Take up what is there until ``patience`` payloads have come; then nothing answers any more, as after a kill."""
 
