@@ -80,6 +80,7 @@ class _Running:
     report: Report | None = None
     up: asyncio.Event = field(default_factory=asyncio.Event)  # its present process is ready
     was_up: bool = False
+    hopeless: bool = False
     ending: bool = False
 
 
@@ -212,8 +213,10 @@ class Supervisor:
             failures = 1 if steady else failures + 1
             first_start = not running.group.ready.is_set()
             # A child that refuses its settings will do so again; once it has served, only if it insists.
-            hopeless = code == ExitCode.USAGE and (first_start or failures >= _START_TRIES)
-            if (hopeless or (first_start and failures >= _START_TRIES)) and not self._others_serve(running):
+            insists = failures >= _START_TRIES
+            running.hopeless = (first_start and insists) or (code == ExitCode.USAGE and (first_start or insists))
+            # One worker's trouble is no reason to end the others, which serve or may yet.
+            if all(each.hopeless for each in self._all() if each.group is running.group):
                 self._give_up(running.child, code)
                 return
             wait = self._backoff.wait(failures)
@@ -231,6 +234,7 @@ class Supervisor:
         else:
             await self._ready(running.child)
         again, running.was_up = running.was_up, True
+        running.hopeless = False
         running.up.set()
         running.group.ready.set()
         if again:
@@ -261,12 +265,6 @@ class Supervisor:
         # -P: a folder named `cli` or `services` where the user stands must not be taken for ours.
         command = (sys.executable, "-P", "-m", "cli.main", *self._options, *child.arguments)
         return (*command, *worker, "--supervised", str(os.getpid()))
-
-    def _others_serve(self, running: _Running) -> bool:
-        return any(
-            other is not running and other.group is running.group and other.report is not None and other.report.serving
-            for other in self._all()
-        )
 
     def _give_up(self, child: Child, code: int) -> None:
         if self._given_up is not None and not self._given_up.done():
