@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# For a command that does something else when it gets SIGHUP.
+BUT_HANGUP = (signal.SIGINT, signal.SIGTERM)
 
 
 async def first_of(*futures: asyncio.Future[Any]) -> None:
@@ -30,8 +32,8 @@ class Interrupts:
 
 
 @contextmanager
-def interrupts(again: Callable[[], None]) -> Iterator[Interrupts]:
-    """Collect signals while the context lasts; ``again`` is called from the second one on."""
+def interrupts(again: Callable[[], None], signals: Sequence[signal.Signals] = _SIGNALS) -> Iterator[Interrupts]:
+    """Collect ``signals`` while the context lasts; ``again`` is called from the second one on."""
     loop = asyncio.get_running_loop()
     found = Interrupts()
 
@@ -41,10 +43,10 @@ def interrupts(again: Callable[[], None]) -> Iterator[Interrupts]:
         else:
             found.first.set_result(number)
 
-    for number in _SIGNALS:
+    for number in signals:
         loop.add_signal_handler(number, on_signal, number)
     try:
         yield found
     finally:
-        for number in _SIGNALS:
+        for number in signals:
             loop.remove_signal_handler(number)

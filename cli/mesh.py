@@ -20,7 +20,9 @@ from cli.errors import CliError, usage
 from cli.options import Globals
 from cli.services import APART, MESH, TIERS
 from cli.supervisor import Child, Supervisor
+from cli.workers import count_workers, workers_of
 from services.runtime.settings import ConfigurationError, Settings, TlsOptions
+from services.runtime.shared_port import Reservation
 from services.runtime.tls import CLIENT, listening_tls, open_tls
 
 _DRAIN_DELAY = "0.1"
@@ -39,6 +41,8 @@ class Plan:
     environment: Mapping[str, str]
     port_base: int | None
     data_dir_given: bool
+    workers: Mapping[str, int]
+    """The services that the settings give several processes, and how many."""
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -80,7 +84,9 @@ def plan(
         environment["GROUNDWIRE_DRAIN__DELAY"] = _DRAIN_DELAY
     with environment_of(environment):
         settings = options.load(Settings)
-    return Plan(settings, environment, port_base, data_dir is not None)
+        counts = {name: count_workers(options, name)[0] for name in MESH}
+    workers = {name: count for name, count in counts.items() if count > 1}
+    return Plan(settings, environment, port_base, data_dir is not None, workers)
 
 
 def check_ports(addresses: Mapping[str, str]) -> None:
@@ -162,10 +168,22 @@ def free_ports(count: int, among: Sequence[int] = _PORTS) -> list[int]:
 def supervisor(
     planned: Plan, *, processes: bool, say: Callable[[str], None], debug: bool = False, output: IO[bytes] | None = None
 ) -> Supervisor:
-    """The processes of the mesh: the store and the witness alone, and the others in one process or in one each."""
-    apart = [Child(name, ("serve", name), (name,)) for name in APART]
+    """The processes of the mesh: the store and the witness alone, and the others in one process or in one or more each.
+
+    CliError when the port of a service with several cannot be held for them.
+    """
+    held: list[Reservation] = []
+
+    def children(name: str) -> list[Child]:
+        if name not in planned.workers:
+            return [Child(name, ("serve", name), (name,))]
+        found, reservation = workers_of(name, planned.workers[name], planned.addresses[name])
+        held.append(reservation)
+        return found
+
+    apart = [child for name in APART for child in children(name)]
     front = (
-        [[Child(name, ("serve", name), (name,)) for name in tier] for tier in TIERS if tier != APART]
+        [[child for name in tier for child in children(name)] for tier in TIERS if tier != APART]
         if processes
         else [[Child("mesh", ("_mesh",), MESH)]]
     )
@@ -185,6 +203,7 @@ def supervisor(
         say=say,
         options=("--debug",) if debug else (),
         output=output,
+        held=held,
     )
 
 

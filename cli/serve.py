@@ -6,9 +6,11 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cli.errors import CliError, ExitCode, usage
 from cli.options import Globals
+from cli.report import tell
 from cli.services import TIERS, assembly, settings_class
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unavailable
 from services.runtime import logs
@@ -20,6 +22,14 @@ from services.runtime.settings import ConfigurationError, Settings
 from services.runtime.tls import listening_tls
 
 
+@dataclass(frozen=True)
+class Worker:
+    """One of several processes of a service: its number, and the pipe to its supervisor (:mod:`cli.report`)."""
+
+    number: int
+    report: int
+
+
 def run(
     options: Globals,
     names: Sequence[str],
@@ -27,8 +37,12 @@ def run(
     listen: str | None = None,
     insecure: bool = False,
     supervisor: int | None = None,
+    worker: Worker | None = None,
 ) -> None:
-    """Serve ``names`` until told to stop. ``supervisor`` is the process whose end is also ours."""
+    """Serve ``names`` until told to stop. ``supervisor`` is the process whose end is also ours.
+
+    As a ``worker`` this process shares its address with others of the same service.
+    """
     if supervisor is not None:
         die_with_parent()
         # It may have died before the kernel knew that we care.
@@ -39,10 +53,10 @@ def run(
         settings = {
             name: each.replace(tls=each.tls.model_copy(update={"insecure": True})) for name, each in settings.items()
         }
-    logs.configure(next(iter(settings.values())).log)
+    logs.configure(next(iter(settings.values())).log, worker=worker.number if worker else None)
     allow_many_files()
     try:
-        asyncio.run(_serve(settings, listen))
+        asyncio.run(_serve(settings, listen, worker))
     except ConfigurationError as error:
         first, *more = str(error).splitlines()
         raise usage(first, *more) from error
@@ -55,12 +69,13 @@ def run(
         raise CliError(_start_failed(names, error)) from error
 
 
-async def _serve(settings: dict[str, Settings], listen: str | None) -> None:
+async def _serve(settings: dict[str, Settings], listen: str | None, worker: Worker | None) -> None:
     # Before anything is opened or made.
     for name, each in settings.items():
         listening_tls(each, name, listen or each.address(name))
     process = Process(tls=next(iter(settings.values())).tls)
     servers: dict[str, Server] = {}
+    telling: list[asyncio.Task[None]] = []
     try:
         # From the back of the mesh to its front, so that a service finds those that it calls.
         for name in (name for tier in reversed(TIERS) for name in tier if name in settings):
@@ -73,6 +88,7 @@ async def _serve(settings: dict[str, Settings], listen: str | None) -> None:
                 identify,
                 process.telemetry.tracer(name),
                 dependencies=process.dependencies(name),
+                shared=worker is not None,
             )
             try:
                 await server.start(listen or settings[name].address(name))
@@ -80,6 +96,8 @@ async def _serve(settings: dict[str, Settings], listen: str | None) -> None:
                 await service.end()
                 raise
             servers[name] = server
+            if worker is not None:
+                telling.append(asyncio.create_task(tell(worker.report, server)))
         await serve_until_stopped([[servers[name] for name in tier if name in servers] for tier in TIERS])
     finally:
         # After an orderly stop nothing is left to drain: this is for a start that failed half-way.

@@ -1,4 +1,4 @@
-"""Keeps the processes of a mesh running, and ends them from the front to the back.
+"""Keeps the processes of a mesh, or of one service, running, and ends them from the front to the back.
 
 Children are sessions of their own, so that a terminal's Ctrl-C reaches the supervisor alone, and they end when it
 ends, however it ends (``services.runtime.lifecycle.die_with_parent``). The supervisor must run in the main thread:
@@ -16,10 +16,11 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Protocol
 
 from cli.errors import CliError, ExitCode
 from cli.interrupts import first_of
+from cli.report import Report
 from cli.text import seconds
 
 _FIRST_WAIT = 0.25
@@ -30,11 +31,22 @@ _START_TRIES = 4
 
 @dataclass(frozen=True)
 class Child:
-    """One process: its name, the arguments of its ``groundwire`` command, and the services that it serves."""
+    """One process: its name, the arguments of its ``groundwire`` command, and the services that it serves.
+
+    ``worker`` is its number, from 1 on, among those that serve the same at the same address; None if it is alone.
+    """
 
     name: str
     arguments: tuple[str, ...]
     services: tuple[str, ...]
+    worker: int | None = None
+
+
+class Held(Protocol):
+    """Something that the processes need for as long as any of them may run."""
+
+    def close(self) -> None:
+        """Give it back."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +64,33 @@ class Backoff:
 
 
 @dataclass
+class _Group:
+    """What is true, once and for all, of those that serve the same: one has served, one has been ready."""
+
+    serves: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
 class _Running:
     child: Child
+    group: _Group
     process: asyncio.subprocess.Process | None = None
     task: asyncio.Task[None] | None = None
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    report: Report | None = None
+    up: asyncio.Event = field(default_factory=asyncio.Event)  # its present process is ready
+    was_up: bool = False
+    hopeless: bool = False
+    ending: bool = False
 
 
 class Supervisor:
     """Starts tiers of processes and keeps them running.
 
     ``tiers`` go from the front of the mesh to its back; they are started from the back, each when those behind it
-    are ready, and ended from the front. ``ready`` waits until a child serves. ``say`` tells people what happens.
-    ``output`` is where the children's logs go; None: this process's stderr.
+    are ready, and ended from the front. ``ready`` waits until a child serves; workers tell by themselves, and one that
+    is ready is enough. ``say`` tells people what happens. ``output`` is where the children's logs go; None: this
+    process's stderr. ``held`` is closed when all have ended.
     """
 
     def __init__(
@@ -78,8 +104,11 @@ class Supervisor:
         options: Sequence[str] = (),
         output: IO[bytes] | None = None,
         backoff: Backoff | None = None,
+        held: Sequence[Held] = (),
     ) -> None:
-        self._tiers = [[_Running(child) for child in tier] for tier in tiers]
+        groups: dict[tuple[str, ...], _Group] = {child.services: _Group() for tier in tiers for child in tier}
+        self._tiers = [[_Running(child, groups[child.services]) for child in tier] for tier in tiers]
+        self._groups = list(groups.values())
         self._ready = ready
         self._environment = dict(environment)
         self._patience = patience
@@ -87,6 +116,7 @@ class Supervisor:
         self._options = tuple(options)
         self._output = output
         self._backoff = backoff or Backoff()
+        self._held = held
         self._stopping = asyncio.Event()
         self._given_up: asyncio.Future[None] | None = None
 
@@ -104,12 +134,16 @@ class Supervisor:
         try:
             for tier in reversed(self._tiers):
                 for running in tier:
-                    running.task = asyncio.create_task(self._keep(running))
-                    running.task.add_done_callback(self._on_kept)
-                await self._first_of(asyncio.gather(*(running.ready.wait() for running in tier)))
+                    self._begin(running)
+                await self._first_of(asyncio.gather(*(running.group.ready.wait() for running in tier)))
         except BaseException:
             await self._shielded(self.stop())
             raise
+
+    async def serves(self) -> None:
+        """Wait until a worker of each service has begun to serve, whether it is ready or not."""
+        for group in self._groups:
+            await group.serves.wait()
 
     async def run(self) -> None:
         """Wait until a child cannot be kept running; raises CliError then."""
@@ -121,6 +155,32 @@ class Supervisor:
         self._stopping.set()
         for tier in self._tiers:
             await asyncio.gather(*(self._end(running) for running in tier))
+        for held in self._held:
+            held.close()
+
+    async def replace(self, *, within: float, patience: float) -> bool:
+        """Put a new process in the place of each worker, one after another; False when one could not be replaced.
+
+        The new one has ``within`` seconds to become ready; only then is the old one told, with SIGHUP, to leave, for
+        which it has ``patience`` seconds. So there are never fewer that are ready than there were.
+        """
+        for tier in self._tiers:
+            for old in [running for running in tier if running.child.worker is not None]:
+                new = _Running(old.child, old.group)
+                tier.append(new)
+                self._begin(new)
+                try:
+                    async with asyncio.timeout(within):
+                        await new.up.wait()
+                except TimeoutError:
+                    self._say(f"a new {old.child.name} was not ready within {seconds(within)}: the old one goes on")
+                    await self._end(new)
+                    tier.remove(new)
+                    return False
+                await self._end(old, signal.SIGHUP, patience)
+                tier.remove(old)
+                self._say(f"{old.child.name} was replaced")
+        return True
 
     def kill(self) -> None:
         """End all processes at once, with whatever they have started."""
@@ -128,24 +188,35 @@ class Supervisor:
         for running in self._all():
             _kill(running.process)
 
+    def _begin(self, running: _Running) -> None:
+        running.task = asyncio.create_task(self._keep(running))
+        running.task.add_done_callback(self._on_kept)
+
     async def _keep(self, running: _Running) -> None:
         loop = asyncio.get_running_loop()
         failures = 0
-        while not self._stopping.is_set():
+        while not (self._stopping.is_set() or running.ending):
             began = loop.time()
-            running.process = await self._spawn(running.child)
+            await self._spawn(running)
             watch = asyncio.create_task(self._follow_readiness(running))
             try:
-                code = await running.process.wait()
+                code = await running.process.wait() if running.process else 0
             finally:
                 watch.cancel()
-            if self._stopping.is_set():
+                # A start that takes long and fails is no success.
+                steady = running.up.is_set() and loop.time() - began > _STEADY
+                running.up.clear()
+                if running.report is not None:
+                    running.report.close()
+            if self._stopping.is_set() or running.ending:
                 return
-            failures = 1 if loop.time() - began > _STEADY else failures + 1
-            first_start = not running.ready.is_set()
+            failures = 1 if steady else failures + 1
+            first_start = not running.group.ready.is_set()
             # A child that refuses its settings will do so again; once it has served, only if it insists.
-            hopeless = code == ExitCode.USAGE and (first_start or failures >= _START_TRIES)
-            if hopeless or (first_start and failures >= _START_TRIES):
+            insists = failures >= _START_TRIES
+            running.hopeless = (first_start and insists) or (code == ExitCode.USAGE and (first_start or insists))
+            # One worker's trouble is no reason to end the others, which serve or may yet.
+            if all(each.hopeless for each in self._all() if each.group is running.group):
                 self._give_up(running.child, code)
                 return
             wait = self._backoff.wait(failures)
@@ -158,36 +229,51 @@ class Supervisor:
             self._given_up.set_exception(CliError(f"a process could not be started: {error}"))
 
     async def _follow_readiness(self, running: _Running) -> None:
-        again = running.ready.is_set()
-        await self._ready(running.child)
-        running.ready.set()
+        if running.report is not None:
+            await running.report.ready.wait()
+        else:
+            await self._ready(running.child)
+        again, running.was_up = running.was_up, True
+        running.hopeless = False
+        running.up.set()
+        running.group.ready.set()
         if again:
             self._say(f"{running.child.name} is ready again")
 
-    async def _spawn(self, child: Child) -> asyncio.subprocess.Process:
+    async def _spawn(self, running: _Running) -> None:
+        child = running.child
+        passed: tuple[int, ...] = ()
+        if child.worker is not None:
+            running.report = Report(running.group.serves.set)
+            passed = (running.report.descriptor,)
+        try:
+            running.process = await asyncio.create_subprocess_exec(
+                *self._command(child, *passed),
+                stdin=subprocess.DEVNULL,
+                stdout=self._output if self._output is not None else sys.__stderr__,
+                stderr=self._output if self._output is not None else sys.__stderr__,
+                start_new_session=True,
+                env=self._environment,
+                pass_fds=passed,
+            )
+        finally:
+            if running.report is not None:
+                running.report.begin()
+
+    def _command(self, child: Child, *report: int) -> Sequence[str]:
+        worker = ("--worker", str(child.worker), "--report", str(report[0])) if report else ()
         # -P: a folder named `cli` or `services` where the user stands must not be taken for ours.
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            "cli.main",
-            *self._options,
-            *child.arguments,
-            "--supervised",
-            str(os.getpid()),
-            stdin=subprocess.DEVNULL,
-            stdout=self._output if self._output is not None else sys.__stderr__,
-            stderr=self._output if self._output is not None else sys.__stderr__,
-            start_new_session=True,
-            env=self._environment,
-        )
+        command = (sys.executable, "-P", "-m", "cli.main", *self._options, *child.arguments)
+        return (*command, *worker, "--supervised", str(os.getpid()))
 
     def _give_up(self, child: Child, code: int) -> None:
         if self._given_up is not None and not self._given_up.done():
             # A child that ends itself has said why on stderr: its line is not said again.
             told = code in (ExitCode.USAGE, ExitCode.FAILED, ExitCode.UNAVAILABLE)
             message = "" if told and self._output is None else f"{child.name} did not start: it {_describe(code)}"
-            self._given_up.set_exception(CliError(message))
+            # Whoever asked for one service learns from the exit code what its own process would have told.
+            alike = child.worker is not None and told
+            self._given_up.set_exception(CliError(message, code=ExitCode(code) if alike else ExitCode.FAILED))
 
     async def _first_of(self, work: asyncio.Future[list[bool]]) -> None:
         given_up = self._given_up
@@ -202,16 +288,20 @@ class Supervisor:
         if given_up.done():
             given_up.result()
 
-    async def _end(self, running: _Running) -> None:
+    async def _end(
+        self, running: _Running, number: signal.Signals = signal.SIGTERM, patience: float | None = None
+    ) -> None:
+        running.ending = True
         process, task = running.process, running.task
+        patience = self._patience if patience is None else patience
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(number)
             try:
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(patience):
                     await process.wait()
             except TimeoutError:
-                self._say(f"{running.child.name} did not end within {seconds(self._patience)}: killing it")
+                self._say(f"{running.child.name} did not end within {seconds(patience)}: killing it")
                 _kill(process)
                 await process.wait()
         if task is not None:
@@ -220,7 +310,7 @@ class Supervisor:
                 await task
         # A start that was under way when we began may have made a process after all.
         if running.process is not process:
-            await self._end(running)
+            await self._end(running, number, patience)
 
     @staticmethod
     async def _shielded(ending: Awaitable[None]) -> None:

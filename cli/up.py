@@ -36,6 +36,9 @@ def up(
     def say(message: str) -> None:
         screen.note(f"groundwire: {message}")
 
+    if planned.workers and not processes:
+        names = ", ".join(f"{name}.workers" for name in planned.workers)
+        say(f"{names}: ignored, because all services share one process; --processes gives each its own")
     running = supervisor(planned, processes=processes, say=say, debug=options.debug)
     try:
         return asyncio.run(_run(running, planned, screen, options))

@@ -33,15 +33,25 @@ def serve(
     ] = None,
     insecure: InsecureOption = False,
     supervised: SupervisedOption = None,
+    worker: Annotated[int | None, typer.Option("--worker", hidden=True, help="Which of several processes.")] = None,
+    report: Annotated[int | None, typer.Option("--report", hidden=True, help="Where to tell how it is.")] = None,
 ) -> None:
-    """Run one service in this process until SIGTERM or Ctrl-C, then drain it."""
+    """Run one service until SIGTERM or Ctrl-C, then drain it; with its setting `workers`, in several processes."""
     from cli.errors import usage  # noqa: PLC0415 - the services are only needed now
-    from cli.serve import run  # noqa: PLC0415
     from cli.services import NAMES  # noqa: PLC0415
+    from cli.workers import count_workers, supervise  # noqa: PLC0415
 
     if service not in NAMES:
         raise usage(f"there is no service {service!r}; there are {', '.join(NAMES)}")
-    run(globals_of(context), (service,), listen=listen, insecure=insecure, supervisor=supervised)
+    options = globals_of(context)
+    if supervised is None:
+        count, settings = count_workers(options, service)
+        if count > 1:
+            raise typer.Exit(supervise(options, service, settings, listen=listen, insecure=insecure))
+    from cli.serve import Worker, run  # noqa: PLC0415
+
+    role = Worker(worker, report) if worker is not None and report is not None else None
+    run(options, (service,), listen=listen, insecure=insecure, supervisor=supervised, worker=role)
 
 
 def mesh(context: typer.Context, supervised: SupervisedOption = None) -> None:

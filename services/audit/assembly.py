@@ -10,7 +10,7 @@ import structlog
 
 from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.audit.v1 import audit_service_pb2_grpc as rpc
-from services.audit.adapters.command_spools import CommandSpools
+from services.audit.adapters.command_spools import command_spools
 from services.audit.adapters.own_log import OwnLog
 from services.audit.adapters.remote_witness import RemoteWitness
 from services.audit.checkpointing import Checkpointing, WitnessKey
@@ -62,7 +62,7 @@ async def assemble(settings: AuditSettings, process: Process, *, witness: Witnes
         if checkpointing.refused is not None:
             raise checkpointing.refused
 
-    commands = CommandSpools(settings.spool_path(""), log)
+    commands = command_spools(settings.spool_path(""), log)
 
     async def close() -> None:
         await commands.close()

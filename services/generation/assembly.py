@@ -47,7 +47,7 @@ async def assemble(
         register=register,
         ready=ready,
         close=generator.close,
-        recorder=await process.recorder(settings, "generation"),
+        recorder=await process.recorder(settings, "generation", several=True),
         deadline_cap=options.timeout,
     )
 

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.runtime.settings import Options, Settings
+from services.runtime.settings import WORKERS_DESCRIPTION, Options, Settings
 
 
 class EndpointOptions(Options):
@@ -38,6 +38,7 @@ class GenerationOptions(Options):
     first_token_timeout: float = Field(20.0, gt=0, le=600, description="Seconds until an endpoint's first words.")
     answer_timeout: float = Field(60.0, gt=0, le=3600, description="Seconds until an endpoint's last words.")
     timeout: float = Field(120.0, gt=0, le=3600, description="Seconds for a call whose caller sets no deadline.")
+    workers: int = Field(1, ge=1, le=64, description=WORKERS_DESCRIPTION)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

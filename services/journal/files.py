@@ -28,17 +28,30 @@ class DirectoryFiles:
 
         The kernel gives the lock (flock) back with the end of the process, however it ends.
         """
-        missing = not directory.exists()
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if missing:
-            _sync(directory.parent)
+        while True:
+            missing = not directory.exists()
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if missing:
+                _sync(directory.parent)
+            # Whoever removes the directory may do so between two of these steps.
+            with suppress(FileNotFoundError):
+                return cls.open_left(directory)
+
+    @classmethod
+    def open_left(cls, directory: Path) -> Self:
+        """Take a ``directory`` that is there; FileNotFoundError if it is not, FailedPrecondition as :meth:`open`."""
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(lock)
             raise FailedPrecondition(f"the directory {directory.name!r} is in use by another process") from error
-        return cls(directory, lock)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), (directory / LOCK).stat()):
+                return cls(directory, lock)
+        # It was removed, and perhaps made anew by somebody else, before it was locked.
+        os.close(lock)
+        raise FileNotFoundError(directory)
 
     @classmethod
     def unlocked(cls, directory: Path) -> Self:
@@ -108,10 +121,19 @@ class DirectoryFiles:
         _sync(self.directory)
 
     def release(self) -> None:
-        """See the port. The lock's file stays: removing it would race."""
+        """See the port. The lock's file stays."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def discard(self) -> None:
+        """Remove the directory with all that is in it, and then give it back: whoever takes it makes it anew."""
+        for name in sorted(self.names()):  # a journal without its oldest segments is whole, one with a gap is not
+            self.remove(name)
+        (self.directory / LOCK).unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else may be making it already
+            self.directory.rmdir()
+        DirectoryFiles.release(self)
 
 
 def _pread(descriptor: int, offset: int, length: int) -> bytes:

@@ -42,6 +42,6 @@ async def assemble(settings: QuerySettings, process: Process) -> Service:
         register=register,
         ready=ready,
         close=answerer.close,
-        recorder=await process.recorder(settings, "query"),
+        recorder=await process.recorder(settings, "query", several=True),
         deadline_cap=settings.query.timeout,
     )

@@ -71,6 +71,6 @@ async def assemble(
         register=register,
         ready=ready,
         close=close,
-        recorder=await process.recorder(settings, "retrieval"),
+        recorder=await process.recorder(settings, "retrieval", several=True),
         deadline_cap=options.timeout,
     )

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from services.runtime.settings import Options, Settings
+from services.runtime.settings import WORKERS_DESCRIPTION, Options, Settings
 
 
 class VectorStoreOptions(Options):
@@ -26,6 +26,7 @@ class RetrievalOptions(Options):
     store_timeout: float = Field(2.0, gt=0, le=60, description="Seconds that one store may take to answer.")
     rerank_budget: float = Field(1.0, gt=0, le=60, description="Seconds that reranking may take.")
     timeout: float = Field(30.0, gt=0, le=600, description="Seconds for a call whose caller sets no deadline.")
+    workers: int = Field(1, ge=1, le=64, description=WORKERS_DESCRIPTION)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -23,10 +23,13 @@ async def serve_until_stopped(tiers: Sequence[Sequence[Server]]) -> None:
 
     Tiers go from the front of the mesh to its back: a service keeps answering, and says so to health checks, until
     those that call it have ended their last call. A second signal, a second
-    or more later, ends the process at once.
+    or more later, ends the process at once. Servers that share their addresses also stop on SIGHUP, but let their
+    callers go to the others first.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    leave = asyncio.Event()
+    sharing = [server for tier in tiers for server in tier if server.shared]
     first = 0.0
 
     def on_signal(number: int) -> None:
@@ -41,9 +44,24 @@ async def serve_until_stopped(tiers: Sequence[Sequence[Server]]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    await stop.wait()
+    if sharing:
+        loop.add_signal_handler(signal.SIGHUP, leave.set)
+    stopped = asyncio.ensure_future(stop.wait())
+    left = asyncio.ensure_future(_let_go(sharing, leave))
+    await asyncio.wait((stopped, left), return_when=asyncio.FIRST_COMPLETED)
+    replaced = not stop.is_set()
+    for waiting in (stopped, left):
+        waiting.cancel()
     for tier in tiers:
-        await asyncio.gather(*(server.drain() for server in tier))
+        await asyncio.gather(
+            *(server.drain(delay=0.0, announce=False) if replaced else server.drain() for server in tier)
+        )
+
+
+async def _let_go(sharing: Sequence[Server], leave: asyncio.Event) -> None:
+    await leave.wait()
+    _log.info("leaving: others serve this address", services=[server.service.name for server in sharing])
+    await asyncio.gather(*(server.let_go() for server in sharing))
 
 
 def die_with_parent() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import resource
 
+from services.runtime import shared_port
 from services.runtime.settings import ConnectionOptions
 
 MIB = 1024 * 1024
@@ -21,17 +22,14 @@ def server_options(
     max_request_bytes: int,
     *,
     connections: ConnectionOptions | None = None,
-    so_reuseport: bool = False,
-    max_connection_age: float | None = None,
+    shared_age: float | None = None,
 ) -> list[tuple[str, int]]:
     """GRPC's channel arguments of a server that takes messages of up to ``max_request_bytes``.
 
-    ``connections`` are the settings (None: their defaults). With ``so_reuseport`` several processes may listen on one
-    port. ``max_connection_age``, in seconds, goes before the setting: workers that share a port have to spread their
-    connections anew now and then.
+    ``connections`` are the settings (None: their defaults). ``shared_age`` is for one of several processes on one
+    address: the seconds after which a connection begins anew.
     """
     limits = connections or ConnectionOptions()
-    age = limits.age if max_connection_age is None else max_connection_age
     return [
         ("grpc.max_receive_message_length", max_request_bytes),
         ("grpc.max_send_message_length", limits.max_response_mib * MIB),
@@ -51,17 +49,23 @@ def server_options(
         # From the end of the last call: whoever calls nothing is cut here.
         ("grpc.max_connection_idle_ms", _ms(limits.idle)),
         # A call that never ends keeps its connection from being idle: whoever only seems to call is cut here. gRPC
-        # varies it by a tenth, so that connections of the same time do not end at the same time.
-        ("grpc.max_connection_age_ms", _ms(age)),
-        ("grpc.max_connection_age_grace_ms", _ms(limits.age_grace)),
+        # varies it by a tenth, so that connections of the same time do not end at the same time. Processes that share
+        # a port have to spread their connections anew much sooner.
+        *(shared_port.options(shared_age) if shared_age is not None else _alone(limits)),
         # Peers that have vanished, or been stopped, while they had a call: nothing but a ping finds them.
         ("grpc.keepalive_time_ms", _ms(limits.ping_interval)),
         ("grpc.keepalive_timeout_ms", _ms(limits.ping_timeout)),
         # Pings cost the server an answer each: who sends more often is sent away with ENHANCE_YOUR_CALM.
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(limits.min_ping_interval)),
         ("grpc.http2.max_ping_strikes", limits.max_ping_strikes),
-        # Two servers on one port would share its connections at random; a taken port must be an error.
-        ("grpc.so_reuseport", int(so_reuseport)),
+    ]
+
+
+def _alone(limits: ConnectionOptions) -> list[tuple[str, int]]:
+    return [
+        *shared_port.options(None),
+        ("grpc.max_connection_age_ms", _ms(limits.age)),
+        ("grpc.max_connection_age_grace_ms", _ms(limits.age_grace)),
     ]
 
 

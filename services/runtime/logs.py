@@ -14,12 +14,22 @@ from interceptors import current
 from services.runtime.settings import LogOptions
 
 
-def configure(options: LogOptions) -> None:
-    """Send structlog's events and the standard library's to stderr in one form. Call once per process."""
+def configure(options: LogOptions, *, worker: int | None = None) -> None:
+    """Send structlog's events and the standard library's to stderr in one form. Call once per process.
+
+    ``worker`` is put into every line, so that the processes of one service can be told apart.
+    """
+
+    def add_worker(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if worker is not None:
+            event.setdefault("worker", worker)
+        return event
+
     as_json = options.format == "json" or (options.format == "auto" and not sys.stderr.isatty())
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         _add_request_id,
+        add_worker,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

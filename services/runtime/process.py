@@ -100,13 +100,17 @@ class Process:
 
         return await self._once("encryption", lambda: asyncio.to_thread(open_))
 
-    async def recorder(self, settings: Settings, service: str) -> Recorder:
-        """What makes the events of ``service`` durable; its server closes it."""
+    async def recorder(self, settings: Settings, service: str, *, several: bool = False) -> Recorder:
+        """What makes the events of ``service`` durable; its server closes it.
+
+        With ``several``, more than one process of the service may use the data directory.
+        """
         recorder = await open_recorder(
             service,
             settings.spool_path(service),
             self.channel(settings, "audit", service),
             max_bytes=settings.spool.max_mib * 1024 * 1024,
+            several=several,
         )
         self.attend(recorder)
         return recorder

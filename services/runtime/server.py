@@ -35,7 +35,7 @@ from interceptors.metrics import Metrics
 from interceptors.tracing import Tracing
 from services.corpus.errors import DeadlineExceeded, GroundwireError, NotYetImplemented, Unavailable
 from services.resilience.health import HealthBoard, ServingStatus
-from services.runtime import health, reflection, standing
+from services.runtime import health, reflection, shared_port, standing
 from services.runtime.auditing.record import CallRecord, Policy
 from services.runtime.auditing.recorder import Recorder
 from services.runtime.failover_channel import FailoverChannel
@@ -91,6 +91,8 @@ class Server:
     is taken, when others than programs on this machine could reach it without TLS, or when TLS is configured by half.
     With ``development_secrets`` (None: what the settings say) others are refused even with TLS. ``dependencies`` are
     the channels to those that the service calls, which say how well it can work.
+    ``shared`` says that other processes serve the same address, a port that somebody holds for all of them
+    (:mod:`.shared_port`).
     """
 
     service: Service
@@ -100,6 +102,7 @@ class Server:
     metrics: CallMetrics = field(default_factory=CallMetrics)
     development_secrets: bool | None = None
     dependencies: Sequence[FailoverChannel] = ()
+    shared: bool = False
     port: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -135,11 +138,19 @@ class Server:
         self._starting = asyncio.create_task(self._start_dependencies())
         _log.info("serving", service=self.service.name, address=address, port=self.port, tls=tls is not None)
 
-    async def drain(self, *, delay: float | None = None, grace: float | None = None) -> None:
+    async def let_go(self) -> None:
+        """Leave the address to the others that share it: return when callers have gone to them, without a failed call.
+
+        What remains is calls that take longer than ``workers.connection_age``; :meth:`drain` comes next.
+        """
+        await shared_port.let_go(self.port, self.settings.workers.connection_age)
+
+    async def drain(self, *, delay: float | None = None, grace: float | None = None, announce: bool = True) -> None:
         """Stop without losing an accepted call.
 
         Health says NOT_SERVING, so that callers go elsewhere; after ``delay`` seconds new calls are refused with
         UNAVAILABLE; those in flight get ``grace`` seconds to end; then everything that the service held is closed.
+        Without ``announce`` health says nothing, because others still serve the address.
         """
         server, self._server = self._server, None
         if server is None:
@@ -149,7 +160,8 @@ class Server:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
-        self.board.end()
+        if announce:
+            self.board.end()
         await asyncio.sleep(options.delay if delay is None else delay)
         # A watch never ends by itself: without this every drain would last as long as its grace.
         self.board.close_watchers()
@@ -177,7 +189,8 @@ class Server:
         with_reflection = self.settings.reflection is not False
         limits = self.settings.connections
         chain = build(self.layers(address), refuse_unknown, request_time=limits.request_time)
-        options = server_options(service.max_request_bytes, connections=limits)
+        age = self.settings.workers.connection_age if self.shared else None
+        options = server_options(service.max_request_bytes, connections=limits, shared_age=age)
         server = grpc.aio.server(interceptors=[chain], options=options)
         service.register(server)
         add_DependencyServiceServicer_to_server(DependencyServicer(self._standing), server)

@@ -247,11 +247,29 @@ class SpoolOptions(Options):
     """Where a service keeps its events until the audit log has them."""
 
     directory: Path | None = Field(
-        None, description="One directory in it for each service; unset: in the data directory."
+        None, description="One directory in it for each process of a service; unset: in the data directory."
     )
     max_mib: int = Field(
-        256, ge=8, le=65_536, description="How much a service keeps while the audit log is away; then it refuses calls."
+        256, ge=8, le=65_536, description="How much a process keeps while the audit log is away; then it refuses calls."
     )
+
+
+class WorkerOptions(Options):
+    """What is true of services that run in several processes; how many is a setting of each (``workers``)."""
+
+    connection_age: float = Field(
+        30.0,
+        ge=0.5,
+        le=3600,
+        description="Seconds after which a connection to one of several workers is asked to begin anew, which spreads "
+        "callers over them again; a worker that is replaced lets its connections end for as long.",
+    )
+
+
+WORKERS_DESCRIPTION = (
+    "Processes that share the address, which must be HOST:PORT. The other services have one each: ingestion, the store, "
+    "the audit log and its witness own files that one process writes, and monitoring watches the others."
+)
 
 
 class Settings(BaseSettings):
@@ -278,6 +296,7 @@ class Settings(BaseSettings):
     embedding: EmbeddingOptions = EmbeddingOptions()
     encryption: EncryptionOptions = EncryptionOptions()
     spool: SpoolOptions = SpoolOptions()
+    workers: WorkerOptions = WorkerOptions()
     models_dir: Path | None = Field(None, description="Where model weights are looked for first.")
     reflection: bool | None = Field(
         None,

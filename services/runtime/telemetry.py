@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import uuid
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ class Telemetry:
     def __init__(self, version: str) -> None:
         self._version = version
         self.endpoints = EndpointMetrics()
+        # Of this process alone, so that the workers of one service can be told apart.
+        self._instance = str(uuid.uuid4())
         self._processor: BatchSpanProcessor | None = None
         if otlp_configured():
             # It brings the SDK's logs and metrics along: a process that exports nothing starts without them.
@@ -87,10 +90,19 @@ class Telemetry:
             self._processor = BatchSpanProcessor(OTLPSpanExporter(timeout=_EXPORT_SECONDS))
 
     def tracer(self, service: str) -> Tracer | None:
-        """A tracer whose spans carry ``service.name = groundwire-<service>``; None when traces go nowhere."""
+        """A tracer whose spans carry ``service.name = groundwire-<service>``; None when traces go nowhere.
+
+        ``service.instance.id`` is a random UUID of this process, as OpenTelemetry's semantic conventions recommend.
+        """
         if self._processor is None:
             return None
-        resource = Resource.create({"service.name": f"groundwire-{service}", "service.version": self._version})
+        resource = Resource.create(
+            {
+                "service.name": f"groundwire-{service}",
+                "service.version": self._version,
+                "service.instance.id": self._instance,
+            }
+        )
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(self._processor)
         return sdk_tracer(provider, self._version)

@@ -183,7 +183,7 @@ def test_options_of_the_settings_and_of_the_assembly() -> None:
     assert options["grpc.max_receive_message_length"] == MIB
     assert options["grpc.max_connection_idle_ms"] == 1500
     assert (options["grpc.max_connection_age_ms"], options["grpc.so_reuseport"]) == (7000, 0)
-    workers = dict(server_options(MIB, so_reuseport=True, max_connection_age=2.5))
+    workers = dict(server_options(MIB, shared_age=2.5))
     assert (workers["grpc.max_connection_age_ms"], workers["grpc.so_reuseport"]) == (2500, 1)
 
 

@@ -10,7 +10,6 @@ import pytest
 from cli.errors import CliError
 from cli.on_record import on_record
 from services.audit.adapters import command_spools
-from services.audit.adapters.command_spools import CommandSpools
 from services.audit.event import AuditEvent, Decision, Stage
 from services.audit.log import AuditLog
 from services.corpus.errors import Unavailable
@@ -25,7 +24,7 @@ async def taken_up(settings: Settings, count: int, monkeypatch: pytest.MonkeyPat
     """The first ``count`` events that an audit service of the same directory finds."""
     monkeypatch.setattr(command_spools, "_INTERVAL", 0.01)
     log = await AuditLog.open(MemoryFiles(), MemoryFiles(), LOG)
-    spools = CommandSpools(settings.spool_path(""), log)
+    spools = command_spools.command_spools(settings.spool_path(""), log)
     spools.start()
     try:
         await until(lambda: log.size >= count)
@@ -70,7 +69,7 @@ async def test_what_was_interrupted_is_said_to_be(settings: Settings, monkeypatc
 async def test_a_command_that_still_runs_is_left_alone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_spools, "_INTERVAL", 0.001)
     log = await AuditLog.open(MemoryFiles(), MemoryFiles(), LOG)
-    spools = CommandSpools(settings.spool_path(""), log)
+    spools = command_spools.command_spools(settings.spool_path(""), log)
     looks = 0
     found = spools._found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +12,55 @@ import grpc
 
 from services.corpus.errors import Unavailable
 from services.journal.files import DirectoryFiles
+from services.journal.leftovers import Leftovers
+from services.journal.slots import claim, slots
 from services.journal.spool import Deliver, Spool
-from services.runtime.auditing.recorder import Recorder
+from services.runtime.auditing.recorder import Recorder, interrupted
 from services.runtime.status import from_rpc_error
 
 _APPEND = "/groundwire.audit.v1.AuditService/AppendEvents"
 # Seconds for one batch; the log is asked again afterwards, with the same ids.
 _PATIENCE = 10.0
+# Seconds between two looks for what processes of the same service left behind.
+_LOOKING = 5.0
 _EVENTS = b"\x0a"  # the tag of AppendEventsRequest.events
 
 
-async def open_recorder(service: str, directory: Path, channel: grpc.aio.Channel, *, max_bytes: int) -> Recorder:
+async def open_recorder(
+    service: str, directory: Path, channel: grpc.aio.Channel, *, max_bytes: int, several: bool = False
+) -> Recorder:
     """The recorder of ``service``, with its spool in ``directory``; it owns ``channel``, which leads to the audit service.
+
+    With ``several``, this is one of several processes of the service: it takes a place of its own beside ``directory``
+    (``services.journal.slots``), and takes up what processes left in theirs that are gone.
 
     Raises Unavailable, FailedPrecondition when another process has the spool, DataLoss.
     """
     deliver = delivery(channel)
+    place, name = directory.parent, directory.name
     try:
-        files = await asyncio.to_thread(DirectoryFiles.open, directory)
+        files = await asyncio.to_thread(
+            partial(claim, place, name) if several else partial(DirectoryFiles.open, directory)
+        )
         spool = await Spool.open(files, deliver, max_bytes=max_bytes)
     except OSError as error:
         raise Unavailable(f"the spool of {service} cannot be opened: {error.strerror}") from error
-    recorder = Recorder(service, spool, deliver, close=channel.close)
+    leftovers = Leftovers(partial(slots, place, name), deliver, close_interrupted, interval=_LOOKING)
+
+    async def close() -> None:
+        await leftovers.close()
+        await channel.close()
+
+    recorder = Recorder(service, spool, deliver, close=close)
     recorder.start()
+    if several:
+        leftovers.start()
     return recorder
+
+
+def close_interrupted(key: bytes, begun: Sequence[bytes]) -> bytes:
+    """The serialised event that closes what ``begun`` opened: see :func:`interrupted`."""
+    return interrupted(key, begun).SerializeToString()
 
 
 def delivery(channel: grpc.aio.Channel) -> Deliver:
