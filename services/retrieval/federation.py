@@ -138,6 +138,11 @@ class Federation:
         """What a store said when it was last asked, or None if it never answered."""
         return self._capabilities.get(store.name)
 
+    def may_search_by_words(self, selected: Sequence[str]) -> bool:
+        """Whether every store that would be asked can, or has not said yet that it cannot, search by words."""
+        known = [self._capabilities.get(store.name) for store in self.stores if not selected or store.name in selected]
+        return all(can is None or can.lexical for can in known)
+
 
 class FederatedSearch:
     """One question put to several stores, in rounds that go deeper."""
