@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from interceptors import current
 from interceptors._shapes import Call, Proceed
@@ -43,23 +43,26 @@ class Place(Protocol):
         """When its wait ends at the latest, on the event loop's clock."""
 
 
-class Gate(Protocol):
+_P = TypeVar("_P", bound=Place)
+
+
+class Gate(Protocol[_P]):
     """Decides. None of its methods waits."""
 
-    def arrive(self, call: Call) -> Place:
+    def arrive(self, call: Call) -> _P:
         """A call has come; raises what refuses it for reasons that have nothing to do with its place."""
 
     def advance(self) -> None:
         """Time has passed."""
 
-    def end(self, place: Place, how: Ended) -> None:
+    def end(self, place: _P, how: Ended) -> None:
         """A call has ended, or has been given up while it waited."""
 
 
-class Permits:
+class Permits(Generic[_P]):
     """Takes every call through the gate. The time that it waits counts against its deadline."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate[_P]) -> None:
         self._gate = gate
 
     async def around(self, call: Call, proceed: Proceed) -> Any:
@@ -77,10 +80,15 @@ class Permits:
         self._gate.end(place, Ended.COMPLETED)
         return response
 
-    async def _wait(self, place: Place) -> None:
+    async def _wait(self, place: _P) -> None:
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
-        place.settled = lambda: over.done() or over.set_result(None)
+
+        def end_wait() -> None:
+            if not over.done():
+                over.set_result(None)
+
+        place.settled = end_wait
         try:
             while not over.done():
                 patience = min(_LOOK_AGAIN, max(0.0, place.expires - loop.time()))

@@ -15,6 +15,8 @@ methods between a millisecond and a minute. Three things differ from Netflix's c
 * If calls have waited for so long that what is normal is only remembered, the limit drops to its minimum for a moment
   and it is measured again, as Envoy's adaptive concurrency filter (minRTT) and BBR (ProbeRTT,
   draft-ietf-ccwg-bbr) do.
+* When half of a limit was taken away and calls take just as long, they do not get in each other's way: what they wait
+  for (a remote model) has become slower, and that is the new normal. Gradient2 would go on to its minimum.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ _UP = 0.05
 # A limit that was lowered comes back with this time constant while nobody needs it, in seconds (compare the restart
 # window after idling, RFC 5681, section 4.1).
 _FORGET = 10.0
+# What is left of the duration after the limit was halved, if halving was of no use; calls that share a core give 0.5.
+_NO_GAIN = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class LimitPolicy:
     smoothing: float = 0.2
     window: float = 0.5
     samples: int = 5
-    probe_after: float = 120.0
+    probe_after: float = 180.0
     probe_most: float = 5.0
 
     def __post_init__(self) -> None:
@@ -72,6 +76,23 @@ class _Window:
     busiest: int = 0
     crowded: bool = False
 
+    def add(self, kind: str, seconds: float, *, completed: bool) -> None:
+        summed = self.kinds.setdefault(kind, _Sum())
+        summed.count += 1
+        summed.total += seconds
+        self.count += 1
+        if completed:
+            summed.done += 1
+            summed.done_total += seconds
+
+
+@dataclass(slots=True)
+class _Fall:
+    """Since when, and from where, the limit is falling; ``worst`` is the most that durations were stretched."""
+
+    limit: float
+    worst: float
+
 
 class GradientLimit:
     """An adaptive concurrency limit. All times are seconds of one monotonic clock, which callers hand in."""
@@ -85,6 +106,8 @@ class GradientLimit:
         self._quickest: dict[str, float] = {}
         self._measured = -math.inf
         self._probing: float | None = None
+        self._fall: _Fall | None = None
+        self._trial: _Window | None = None
         self._seen = now
 
     def current(self, now: float) -> int:
@@ -120,16 +143,15 @@ class GradientLimit:
         window, seconds = self._window, max(now - began, 1e-6)
         window.busiest = max(window.busiest, in_flight)
         window.crowded = window.crowded or waiting
+        if completed:
+            known = self._quickest.get(kind, seconds)
+            self._quickest[kind] = min(seconds, known + 0.01 * (seconds - known))
         if self._probing is None or began >= self._probing:
-            summed = window.kinds.setdefault(kind, _Sum())
-            summed.count += 1
-            summed.total += seconds
-            window.count += 1
-            if completed:
-                summed.done += 1
-                summed.done_total += seconds
-                known = self._quickest.get(kind, seconds)
-                self._quickest[kind] = min(seconds, known + 0.01 * (seconds - known))
+            window.add(kind, seconds, completed=completed)
+        if self._trial is not None and began >= self._trial.since:
+            self._trial.add(kind, seconds, completed=completed)
+            if self._trial.count >= self._policy.samples:
+                self._judge(self._trial, now)
         if now - window.since >= self._policy.window and window.count >= self._policy.samples:
             self._close(window, now)
             self._window = _Window(now)
@@ -148,14 +170,39 @@ class GradientLimit:
             self._probing = None
             return
         if not roomy:
-            gradient = max(0.5, min(1.0, policy.tolerance / stretched))
-            wanted = self._limit * gradient + policy.headroom
-            smoothed = (1.0 - policy.smoothing) * self._limit + policy.smoothing * wanted
-            self._limit = min(max(smoothed, float(policy.minimum)), float(policy.maximum))
+            self._move(stretched, now)
         if not window.crowded:
             self._relax(now - window.since)
         elif now - self._measured > policy.probe_after and int(self._limit) > policy.minimum:
             self._probing = now
+
+    def _move(self, stretched: float, now: float) -> None:
+        policy = self._policy
+        gradient = max(0.5, min(1.0, policy.tolerance / stretched))
+        if gradient == 1.0:
+            self._fall = self._trial = None
+        elif self._trial is not None:
+            return  # it is being found out whether falling is of any use
+        # Large limits may grow by more at a time, as in Netflix's first Gradient.
+        wanted = self._limit * gradient + max(policy.headroom, math.sqrt(self._limit))
+        smoothed = (1.0 - policy.smoothing) * self._limit + policy.smoothing * wanted
+        before, self._limit = self._limit, min(max(smoothed, float(policy.minimum)), float(policy.maximum))
+        if gradient == 1.0:
+            return
+        fall = self._fall = self._fall or _Fall(before, stretched)
+        fall.worst = max(fall.worst, stretched)
+        # Near the minimum there is nothing to lose.
+        if fall.limit >= 4 * policy.minimum and self._limit <= fall.limit / 2:
+            self._trial = _Window(now)
+
+    def _judge(self, trial: _Window, now: float) -> None:
+        """Calls have ended that ran while no more than half as many did as before."""
+        if self._fall is not None and self._stretch(trial) >= _NO_GAIN * self._fall.worst:
+            for kind, summed in trial.kinds.items():
+                if summed.done:
+                    self._normal[kind] = summed.done_total / summed.done
+            self._measured = now
+        self._fall = self._trial = None
 
     def _stretch(self, window: _Window) -> float:
         """By how much the calls of a window took longer than normal, on average."""

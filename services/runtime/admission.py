@@ -11,19 +11,19 @@ from interceptors import current
 from interceptors._shapes import Call
 from interceptors.permits import Ended
 from services.corpus.principal import Caller
-from services.resilience.admission import (
+from services.resilience.admission import Limiter
+from services.resilience.brownout import Brownout, BrownoutStep
+from services.resilience.concurrency import LimitPolicy
+from services.resilience.quotas import Quota, Quotas
+from services.resilience.tickets import (
     AdmissionPolicy,
     ClassPolicy,
     ClassSnapshot,
-    Limiter,
     Outcome,
     Ticket,
     TicketState,
     WorkClass,
 )
-from services.resilience.brownout import Brownout, BrownoutStep
-from services.resilience.concurrency import LimitPolicy
-from services.resilience.quotas import Quota, Quotas
 from services.runtime.settings import AdmissionOptions, QuotaOptions
 from services.security.permissions import EVERYTHING, Rule
 

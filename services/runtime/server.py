@@ -75,7 +75,7 @@ class Service:
     recorder: Recorder
     deadline_cap: float = 60.0
     max_request_bytes: int = 4 * MIB
-    initial_limit: int = 64
+    initial_limit: int = 128
     brownout: Brownout | None = None
 
     async def end(self) -> None:
