@@ -139,9 +139,10 @@ class Federation:
         return self._capabilities.get(store.name)
 
     def may_search_by_words(self, selected: Sequence[str]) -> bool:
-        """Whether every store that would be asked can, or has not said yet that it cannot, search by words."""
-        known = [self._capabilities.get(store.name) for store in self.stores if not selected or store.name in selected]
-        return all(can is None or can.lexical for can in known)
+        """Whether those stores that would be asked and have said what they can do can all search by words."""
+        names = selected or [store.name for store in self.stores]
+        known = [self._capabilities[name] for name in names if name in self._capabilities]
+        return bool(known) and all(can.lexical for can in known)
 
 
 class FederatedSearch:
