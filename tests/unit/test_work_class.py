@@ -29,7 +29,7 @@ BATCH = {
 
 @pytest.fixture(scope="module")
 def rules() -> dict[str, Rule]:
-    found = {}
+    found: dict[str, Rule] = {}
     for name in ("audit", "generation", "ingestion", "monitoring", "query", "retrieval", "store"):
         module = import_module(f"groundwire.{name}.v1.{name}_service_pb2")
         found |= rule_table([module.DESCRIPTOR.services_by_name[f"{name.capitalize()}Service"]])
