@@ -4,7 +4,9 @@
 
 First callers in a closed loop find the peak: the most answers a second, over several numbers of callers. Then calls
 come in an open loop, whatever becomes of those before, ``factor`` times as many as the peak, and then half as many.
-Every second call has a deadline of ``patience`` seconds; an answer is good if it comes within them, with or without.
+Every second call has a deadline; an answer is good if it comes before that would pass, with one or without. What a
+caller is patient for is ``patience`` times what a call takes alone, and the overload lasts for at least
+``overload_patiences`` of that, so that a machine that is busy with other things is measured against itself.
 The result is one JSON object. Messages stay bytes and nothing is kept of an answer, so that the load takes little from
 the server that runs beside it.
 """
@@ -24,7 +26,7 @@ import grpc
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do; times in seconds, ``request`` in hexadecimal."""
+    """What to do; times in seconds but for ``patience``, ``request`` in hexadecimal."""
 
     address: str
     method: str
@@ -35,6 +37,7 @@ class Plan:
     peak_seconds: float
     factor: float
     overload_seconds: float
+    overload_patiences: float = 8.0
     settle_seconds: float = 5.0
     after_seconds: float = 5.0
 
@@ -67,6 +70,7 @@ class Load:
         self._request = bytes.fromhex(plan.request)
         self._metadata = (("authorization", plan.authorization),)
         self._number = 0
+        self.patience = 60.0
 
     async def closed(self, callers: int, seconds: float) -> Phase:
         """``callers`` who each call again as soon as they are answered."""
@@ -97,7 +101,7 @@ class Load:
     async def _one(self, phase: Phase) -> None:
         phase.sent += 1
         self._number += 1
-        began, patience = time.monotonic(), self._plan.patience
+        began, patience = time.monotonic(), self.patience
         timeout = patience if self._number % 2 else None
         try:
             answer = await self._call(self._request, timeout=timeout, metadata=self._metadata)
@@ -118,10 +122,14 @@ async def run(plan: Plan) -> dict[str, Any]:
     """Carry out the plan."""
     async with grpc.aio.insecure_channel(plan.address) as channel:
         load = Load(plan, channel)
-        await load.closed(1, 1.0)
-        peaks = {callers: await load.closed(callers, plan.peak_seconds) for callers in plan.callers}
+        await load.closed(1, 0.5)
+        alone = await load.closed(1, 1.0)
+        load.patience = max(1.0, plan.patience * (alone.ended - alone.began) / alone.sent)
+        peak_seconds = max(plan.peak_seconds, load.patience)
+        peaks = {callers: await load.closed(callers, peak_seconds) for callers in plan.callers}
         peak = max(phase.goodput for phase in peaks.values())
-        overload, rest = await load.open(plan.factor * peak, plan.overload_seconds)
+        seconds = max(plan.overload_seconds, plan.overload_patiences * load.patience)
+        overload, rest = await load.open(plan.factor * peak, seconds)
         settling, more = await load.open(0.5 * peak, plan.settle_seconds)
         after, last = await load.open(0.5 * peak, plan.after_seconds)
         await asyncio.gather(*last)
@@ -129,6 +137,7 @@ async def run(plan: Plan) -> dict[str, Any]:
             task.cancel()
     phases = {"overload": overload, "settling": settling, "after": after}
     return {
+        "patience": load.patience,
         "peak": peak,
         "peaks": {callers: phase.goodput for callers, phase in peaks.items()},
         **{name: {**asdict(phase), "goodput": phase.goodput} for name, phase in phases.items()},
