@@ -4,8 +4,8 @@ Calls come in three classes. OPERATIONS never wait and are never refused. INTERA
 limit each (:mod:`services.resilience.concurrency`) and a bounded queue in which tenants have fair shares
 (:mod:`services.resilience.waiting`). While interactive calls wait no call of the batch class begins, unless none runs.
 
-Nothing is begun that cannot end in time: a call leaves the queue unanswered as soon as less than the shortest recent
-duration of its kind is left of its deadline, or when it has waited for the longest time that is allowed. A call is
+Nothing is begun that would hardly end in time: a call leaves the queue unanswered as soon as less than what calls of
+its kind take at present is left of its deadline, or when it has waited for the longest time that is allowed. A call is
 refused on arrival if the queue would not let it begin early enough.
 
 CoDel (RFC 8289) was considered and left out: it drops from a queue that stands, and cannot tell an overload from fifty
@@ -128,8 +128,7 @@ class Limiter:
         if not lane.in_flight and not lane.queue:
             lane.limit.resume(now)
         # A call that need not wait is always begun, so that shorter durations are learned of.
-        quickest = lane.limit.quickest(kind)
-        ticket.expires = min(now + lane.policy.max_wait, at - quickest)
+        ticket.expires = min(now + lane.policy.max_wait, at - lane.limit.usual(kind))
         self._enqueue(lane, ticket, now)
         self._dispatch_all(now)
         if ticket.state is TicketState.WAITING:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 # How far what is normal moves with each window: quickly down, slowly up.
 _DOWN = 0.25
 _UP = 0.05
+_RECENT = 0.1
 # A limit that was lowered comes back with this time constant while nobody needs it, in seconds (compare the restart
 # window after idling, RFC 5681, section 4.1).
 _FORGET = 10.0
@@ -46,7 +47,7 @@ class LimitPolicy:
     minimum: int = 4
     maximum: int = 512
     tolerance: float = 1.5
-    headroom: float = 4.0
+    headroom: float = 2.0
     smoothing: float = 0.2
     window: float = 0.5
     samples: int = 5
@@ -103,7 +104,7 @@ class GradientLimit:
         self._limit = self._initial
         self._window = _Window(now)
         self._normal: dict[str, float] = {}
-        self._quickest: dict[str, float] = {}
+        self._usual: dict[str, float] = {}
         self._measured = -math.inf
         self._probing: float | None = None
         self._fall: _Fall | None = None
@@ -124,9 +125,9 @@ class GradientLimit:
         """Whether the limit is at its minimum to measure what is normal."""
         return self._probing is not None
 
-    def quickest(self, kind: str) -> float:
-        """The shortest time in which a call of ``kind`` was completed lately; 0 where none was."""
-        return self._quickest.get(kind, 0.0)
+    def usual(self, kind: str) -> float:
+        """How long calls of ``kind`` take at present, waiting not counted; 0 where none was completed yet."""
+        return self._usual.get(kind, 0.0)
 
     def resume(self, now: float) -> None:
         """Say that a call came while none was running: after a pause what was learned under load counts less."""
@@ -144,8 +145,8 @@ class GradientLimit:
         window.busiest = max(window.busiest, in_flight)
         window.crowded = window.crowded or waiting
         if completed:
-            known = self._quickest.get(kind, seconds)
-            self._quickest[kind] = min(seconds, known + 0.01 * (seconds - known))
+            known = self._usual.get(kind, seconds)
+            self._usual[kind] = known + _RECENT * (seconds - known)
         if self._probing is None or began >= self._probing:
             window.add(kind, seconds, completed=completed)
         if self._trial is not None and began >= self._trial.since:

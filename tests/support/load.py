@@ -37,7 +37,7 @@ class Plan:
     peak_seconds: float
     factor: float
     overload_seconds: float
-    overload_patiences: float = 8.0
+    overload_patiences: float = 4.0
     settle_seconds: float = 5.0
     after_seconds: float = 5.0
 
@@ -88,9 +88,10 @@ class Load:
     async def open(self, rate: float, seconds: float) -> tuple[Phase, set[asyncio.Task[None]]]:
         """``rate`` calls a second; those that still run in the end go on, and count for the phase when they end."""
         phase, running = Phase(time.monotonic()), set[asyncio.Task[None]]()
-        end = phase.began + seconds
+        end, made = phase.began + seconds, 0
         while (now := time.monotonic()) < end:
-            while phase.sent < (now - phase.began) * rate:
+            while made < (now - phase.began) * rate:
+                made += 1
                 task = asyncio.ensure_future(self._one(phase))
                 running.add(task)
                 task.add_done_callback(running.discard)

@@ -172,7 +172,7 @@ def test_work_that_cannot_end_in_time_is_not_begun() -> None:
     desk = Desk(fixed(1))
     desk.come("a1")
     desk.clock.now += 0.5
-    desk.end("a1")  # half a second is the shortest that such a call took
+    desk.end("a1")  # half a second is what such a call takes
     desk.come("a2")
     desk.come("a3", patience=1.0)
     desk.clock.now += 0.6
