@@ -44,7 +44,7 @@ class LimitPolicy:
     """
 
     initial: int = 64
-    minimum: int = 4
+    minimum: int = 2
     maximum: int = 512
     tolerance: float = 1.5
     headroom: float = 2.0
@@ -193,7 +193,7 @@ class GradientLimit:
         fall = self._fall = self._fall or _Fall(before, stretched)
         fall.worst = max(fall.worst, stretched)
         # Near the minimum there is nothing to lose.
-        if fall.limit >= 4 * policy.minimum and self._limit <= fall.limit / 2:
+        if fall.limit >= 8 * policy.minimum and self._limit <= fall.limit / 2:
             self._trial = _Window(now)
 
     def _judge(self, trial: _Window, now: float) -> None:

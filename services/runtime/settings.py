@@ -200,7 +200,7 @@ class AdmissionOptions(Options):
     initial_limit: int | None = Field(
         None, ge=1, le=100_000, description="To begin with; unset: what suits the service."
     )
-    min_limit: int = Field(4, ge=1, le=100_000, description="The limit never falls below it.")
+    min_limit: int = Field(2, ge=1, le=100_000, description="The limit never falls below it.")
     max_limit: int = Field(512, ge=1, le=100_000, description="The limit never rises above it.")
     queue_length: int = Field(128, ge=0, le=100_000, description="How many interactive calls may wait.")
     max_wait: float = Field(10.0, ge=0, le=600, description="Seconds that an interactive call may wait.")

@@ -5,7 +5,7 @@
 First callers in a closed loop find the peak: the most answers a second, over several numbers of callers. Then calls
 come in an open loop, whatever becomes of those before, ``factor`` times as many as the peak, and then half as many.
 Every second call has a deadline; an answer is good if it comes before that would pass, with one or without. What a
-caller is patient for is ``patience`` times what a call takes alone, and the overload lasts for at least
+caller is patient for is ``patience`` times what a call takes at the peak, and the overload lasts for at least
 ``overload_patiences`` of that, so that a machine that is busy with other things is measured against itself.
 The result is one JSON object. Messages stay bytes and nothing is kept of an answer, so that the load takes little from
 the server that runs beside it.
@@ -70,7 +70,7 @@ class Load:
         self._request = bytes.fromhex(plan.request)
         self._metadata = (("authorization", plan.authorization),)
         self._number = 0
-        self.patience = 60.0
+        self.patience = 60.0  # until the peak says what is reasonable
 
     async def closed(self, callers: int, seconds: float) -> Phase:
         """``callers`` who each call again as soon as they are answered."""
@@ -123,12 +123,11 @@ async def run(plan: Plan) -> dict[str, Any]:
     """Carry out the plan."""
     async with grpc.aio.insecure_channel(plan.address) as channel:
         load = Load(plan, channel)
-        await load.closed(1, 0.5)
-        alone = await load.closed(1, 1.0)
-        load.patience = max(1.0, plan.patience * (alone.ended - alone.began) / alone.sent)
-        peak_seconds = max(plan.peak_seconds, load.patience)
-        peaks = {callers: await load.closed(callers, peak_seconds) for callers in plan.callers}
-        peak = max(phase.goodput for phase in peaks.values())
+        await load.closed(1, 1.0)
+        peaks = {callers: await load.closed(callers, plan.peak_seconds) for callers in plan.callers}
+        callers = max(peaks, key=lambda each: peaks[each].goodput)
+        peak = peaks[callers].goodput
+        load.patience = max(1.0, plan.patience * callers / peak)  # Little's law
         seconds = max(plan.overload_seconds, plan.overload_patiences * load.patience)
         overload, rest = await load.open(plan.factor * peak, seconds)
         settling, more = await load.open(0.5 * peak, plan.settle_seconds)
@@ -140,7 +139,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     return {
         "patience": load.patience,
         "peak": peak,
-        "peaks": {callers: phase.goodput for callers, phase in peaks.items()},
+        "peaks": {number: phase.goodput for number, phase in peaks.items()},
         **{name: {**asdict(phase), "goodput": phase.goodput} for name, phase in phases.items()},
     }
 
