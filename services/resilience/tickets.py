@@ -50,7 +50,7 @@ class ClassPolicy:
 
     limit: LimitPolicy = field(default_factory=LimitPolicy)
     queue_length: int = 128
-    max_wait: float = 10.0
+    max_wait: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

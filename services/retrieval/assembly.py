@@ -79,6 +79,6 @@ async def assemble(
         recorder=await process.recorder(settings, "retrieval"),
         deadline_cap=options.timeout,
         # Its work is computing, mostly: more at once makes each call slower and none sooner.
-        initial_limit=3 * usable_cores(),
+        initial_limit=2 * usable_cores(),
         brownout=brownout,
     )

@@ -203,7 +203,7 @@ class AdmissionOptions(Options):
     min_limit: int = Field(2, ge=1, le=100_000, description="The limit never falls below it.")
     max_limit: int = Field(512, ge=1, le=100_000, description="The limit never rises above it.")
     queue_length: int = Field(128, ge=0, le=100_000, description="How many interactive calls may wait.")
-    max_wait: float = Field(10.0, ge=0, le=600, description="Seconds that an interactive call may wait.")
+    max_wait: float = Field(5.0, ge=0, le=600, description="Seconds that an interactive call may wait.")
     batch_queue_length: int = Field(256, ge=0, le=100_000, description="How many batch calls may wait.")
     batch_max_wait: float = Field(60.0, ge=0, le=3600, description="Seconds that a batch call may wait.")
     brownout: bool = Field(True, description="Whether retrieval does less for each call under pressure.")

@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -140,7 +140,7 @@ async def run(plan: Plan) -> dict[str, Any]:
         "patience": load.patience,
         "peak": peak,
         "peaks": {number: phase.goodput for number, phase in peaks.items()},
-        **{name: {**asdict(phase), "goodput": phase.goodput} for name, phase in phases.items()},
+        **{name: {**vars(phase), "goodput": phase.goodput} for name, phase in phases.items()},
     }
 
 
