@@ -133,6 +133,8 @@ class Limiter:
         self._dispatch_all(now)
         if ticket.state is TicketState.WAITING:
             self._judge(lane, ticket, now)
+            # Batch calls gave way to one that may just have been refused.
+            self._dispatch_all(now)
         return ticket
 
     def finish(self, ticket: Ticket, outcome: Outcome) -> None:
