@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from interceptors._shapes import Call, Proceed
+from interceptors._shapes import Around, Call, Proceed
 
 
 class Admission:
@@ -16,15 +16,22 @@ class Admission:
     gRPC's own shutdown drops calls that arrive at its very moment with CANCELLED, which no client tries again, and
     returns before the handlers that it cancelled have ended. ``exempt`` names the methods (health checks) that are
     neither refused nor counted; ``endless`` those that would not end by themselves: closing ends them with the same
-    refusal, so that their callers go on elsewhere.
+    refusal, so that their callers go on elsewhere. All other calls go through ``permits``, where they may have to wait;
+    an endless one would never give its permit back.
     """
 
     def __init__(
-        self, *, exempt: Callable[[str], bool], endless: Callable[[str], bool], refusal: Callable[[], Exception]
+        self,
+        *,
+        exempt: Callable[[str], bool],
+        endless: Callable[[str], bool],
+        refusal: Callable[[], Exception],
+        permits: Around | None = None,
     ) -> None:
         self._exempt = exempt
         self._endless = endless
         self._refusal = refusal
+        self._permits = permits
         self._running = 0
         self._watches: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
@@ -41,7 +48,7 @@ class Admission:
         self._idle.clear()
         try:
             if not self._endless(call.method):
-                return await proceed(call)
+                return await (proceed(call) if self._permits is None else self._permits.around(call, proceed))
             async with self._until_closed():
                 return await proceed(call)
         finally:

@@ -7,6 +7,7 @@ each RPC in a task of its own; that is also why nobody resets them.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -25,8 +26,18 @@ record: ContextVar[Any] = ContextVar("groundwire_record", default=None)
 deadline: ContextVar[float | None] = ContextVar("groundwire_deadline", default=None)
 """When the call's time runs out, on :func:`time.monotonic`'s clock."""
 
+spend: ContextVar[Callable[[int], None] | None] = ContextVar("groundwire_spend", default=None)
+"""Charges the caller for tokens that a model has read and written; None where nobody is charged."""
+
 
 def remaining() -> float | None:
     """Seconds until the current call's deadline (never negative), or None when there is none."""
     at = deadline.get()
     return None if at is None else max(0.0, at - time.monotonic())
+
+
+def charge(tokens: int) -> None:
+    """Charge the current caller for ``tokens``, if anybody counts them."""
+    take = spend.get()
+    if take is not None:
+        take(tokens)

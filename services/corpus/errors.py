@@ -109,8 +109,15 @@ class ResourceExhausted(GroundwireError):
 
     reason = "RATE_LIMITED"
 
-    def __init__(self, message: str, *, retry_after: float = 1.0, reason: str | None = None) -> None:
-        super().__init__(message, reason=reason)
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float = 1.0,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
         self.retry_after = retry_after
 
 

@@ -11,6 +11,7 @@ import grpc
 
 from groundwire.generation.v1 import generation_service_pb2 as pb
 from groundwire.generation.v1 import generation_service_pb2_grpc
+from interceptors import current
 from services.corpus.principal import Caller
 from services.generation.convert import event_to_pb, parse_request, result_to_pb, status_to_pb
 from services.generation.generation import Attempt, Final, GenerationRequest, GenerationResult, Generator
@@ -64,7 +65,8 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
 
 
 def _note(result: GenerationResult) -> None:
-    """Leave in the call's record who wrote the answer, and a hash of it."""
+    """Leave in the call's record who wrote the answer, and a hash of it; charge what it cost."""
+    current.charge(result.usage.input_tokens + result.usage.output_tokens)
     record = current_record()
     record.model_endpoint = result.endpoint
     record.answer_sha256 = sha256(result.answer.encode()).digest()

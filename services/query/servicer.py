@@ -8,6 +8,7 @@ from hashlib import sha256
 
 from groundwire.query.v1 import query_service_pb2 as pb
 from groundwire.query.v1 import query_service_pb2_grpc as rpc
+from interceptors import current
 from interceptors._shapes import Context
 from services.corpus.principal import Caller
 from services.query import convert
@@ -42,11 +43,15 @@ class QueryServicer(rpc.QueryServiceServicer):
 
 
 def _note(step: Step) -> None:
-    """Leave in the call's record, before it is shown, who is shown which documents, and a hash of what they are told."""
+    """Leave in the call's record, before it is shown, who is shown which documents, and a hash of what they are told.
+
+    What the answer cost is charged.
+    """
     record = current_record()
     if isinstance(step, Answer):
         record.model_endpoint = step.endpoint
         record.answer_sha256 = sha256(step.text.encode()).digest()
+        current.charge(step.input_tokens + step.output_tokens)
     if isinstance(step, Answer | Retrieved):
         passages = [source.passage for source in step.sources]
         record.document_ids = [*record.document_ids, *(passage.document_id for passage in passages)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import grpc
@@ -11,6 +12,8 @@ from groundwire.retrieval.v1 import retrieval_service_pb2 as pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as rpc
 from services.catalog.ports import Catalog
 from services.corpus.errors import GroundwireError, Unavailable
+from services.embedding.threads import usable_cores
+from services.resilience.brownout import Brownout
 from services.retrieval.ports import NamedStore
 from services.retrieval.rerank import RerankPolicy
 from services.retrieval.retrieval import RetrievalPolicy, Retriever
@@ -41,6 +44,7 @@ async def assemble(
         )
         for store in options.vector_stores
     ]
+    brownout = Brownout(time.monotonic)
     reranks = options.reranker_endpoint == "embedded:"
     retriever = Retriever(
         stores=opened_stores,
@@ -48,6 +52,7 @@ async def assemble(
         embedder=await process.embedder(settings),
         cross_encoder=await process.cross_encoder(settings) if reranks else None,
         policy=RetrievalPolicy(store_timeout=options.store_timeout, rerank=RerankPolicy(budget=options.rerank_budget)),
+        pressure=brownout.step,
     )
     servicer = RetrievalServicer(retriever, caller_of=current_caller, digest=await process.query_digest(settings))
 
@@ -73,4 +78,7 @@ async def assemble(
         close=close,
         recorder=await process.recorder(settings, "retrieval", several=True),
         deadline_cap=options.timeout,
+        # Its work is computing, mostly: more at once makes each call slower and none sooner.
+        initial_limit=2 * usable_cores(),
+        brownout=brownout,
     )

@@ -138,6 +138,12 @@ class Federation:
         """What a store said when it was last asked, or None if it never answered."""
         return self._capabilities.get(store.name)
 
+    def may_search_by_words(self, selected: Sequence[str]) -> bool:
+        """Whether those stores that would be asked and have said what they can do can all search by words."""
+        names = selected or [store.name for store in self.stores]
+        known = [self._capabilities[name] for name in names if name in self._capabilities]
+        return bool(known) and all(can.lexical for can in known)
+
 
 class FederatedSearch:
     """One question put to several stores, in rounds that go deeper."""

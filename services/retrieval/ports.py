@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from services.catalog.ports import Catalog
 from services.embedding.ports import CrossEncoder, Embedder
+from services.resilience.brownout import BrownoutStep
 from services.vectorstores.ports import VectorStore
 
 Analyzer: TypeAlias = Callable[[str], Sequence[str]]
@@ -15,6 +16,9 @@ Analyzer: TypeAlias = Callable[[str], Sequence[str]]
 
 Clock: TypeAlias = Callable[[], float]
 """Monotonic seconds."""
+
+Pressure: TypeAlias = Callable[[], BrownoutStep]
+"""What is left out for now, because there is too much to do."""
 
 
 def _no_breaker() -> str:
@@ -30,4 +34,4 @@ class NamedStore:
     breaker: Callable[[], str] = _no_breaker
 
 
-__all__ = ["Analyzer", "Catalog", "Clock", "CrossEncoder", "Embedder", "NamedStore", "VectorStore"]
+__all__ = ["Analyzer", "Catalog", "Clock", "CrossEncoder", "Embedder", "NamedStore", "Pressure", "VectorStore"]

@@ -24,9 +24,10 @@ from services.corpus.principal import Caller
 from services.corpus.terms import analyze as analyze_english
 from services.retrieval.checking import Gate, readable_now
 from services.retrieval.deepening import too_shallow
+from services.retrieval.economy import Economy, no_pressure
 from services.retrieval.federation import FederatedSearch, Federation, Half, HitList, Question
 from services.retrieval.fusion import Normalisation
-from services.retrieval.ports import Analyzer, Catalog, Clock, CrossEncoder, Embedder, NamedStore
+from services.retrieval.ports import Analyzer, Catalog, Clock, CrossEncoder, Embedder, NamedStore, Pressure
 from services.retrieval.query_kind import QueryKind, classify
 from services.retrieval.ranking import rank, select
 from services.retrieval.request import RerankMode, RetrievalMode, RetrieveQuery
@@ -74,13 +75,15 @@ class _Run:
     texts: Texts
     timings: StageTimings
     notices: list[Notice]
+    economy: Economy
 
 
 class Retriever:
     """Finds passages across stores, among those that the caller may read.
 
     ``stores`` stand in the order that coverage reports them, under distinct names. Without a ``cross_encoder``
-    nothing is reranked. ``analyze`` must be what ingestion used. ``clock`` gives monotonic seconds, for durations.
+    nothing is reranked. ``analyze`` must be what ingestion used. ``clock`` gives monotonic seconds, for durations;
+    ``pressure`` says what has to be left out.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Retriever:
         policy: RetrievalPolicy | None = None,
         analyze: Analyzer = analyze_english,
         clock: Clock = time.monotonic,
+        pressure: Pressure = no_pressure,
     ) -> None:
         if len({store.name for store in stores}) != len(stores):
             raise ValueError("stores need distinct names")
@@ -103,11 +107,13 @@ class Retriever:
         self._cross_encoder = cross_encoder
         self._analyze = analyze
         self._clock = clock
+        self._pressure = pressure
 
     async def retrieve(self, caller: Caller, request: RetrieveQuery) -> RetrieveResult:
         """The best ``request.top_k`` passages that the caller may read, best first.
 
         A store or the reranker that fails costs results or their order, never the query: coverage and notices say so.
+        So does pressure: notices name what was left out.
 
         Raises:
             InvalidRequest: A requested store is not configured.
@@ -160,6 +166,9 @@ class Retriever:
         terms = await asyncio.to_thread(self._analyze, request.query)
         notices: list[Notice] = []
         halves = list(_HALVES[request.mode])
+        economy = Economy(self._pressure(), notices)
+        if terms and Half.DENSE in halves and self._federation.may_search_by_words(request.stores):
+            halves = economy.halves(halves)
         if not terms and Half.LEXICAL in halves:
             halves.remove(Half.LEXICAL)
             if not halves:
@@ -186,11 +195,12 @@ class Retriever:
             texts=Texts(self._federation, search, caller.tenant),
             timings=timings,
             notices=notices,
+            economy=economy,
         )
 
     async def _start(self, run: _Run) -> None:
         with self._timed(run.timings, "search"):
-            await run.search.start(max(self._policy.first_depth, 4 * run.request.top_k))
+            await run.search.start(self._first_depth(run))
         run.search.require_an_answer()
 
     async def _settle(self, run: _Run) -> list[RetrievedPassage]:
@@ -210,8 +220,8 @@ class Retriever:
         """Check, fuse and read what was found, going deeper while fewer than ``top_k`` passages come out of it."""
         policy, search, gate, top_k = self._policy, run.search, run.gate, run.request.top_k
         wanted = max(top_k, policy.rerank.candidates if self._will_rerank(run) else 0)
-        depth = max(policy.first_depth, 4 * top_k, *(len(hits.hits) for hits in search.lists))
-        most_depth = max(policy.most_depth, depth)
+        depth = max([self._first_depth(run), *(len(hits.hits) for hits in search.lists)])
+        most_depth = max(run.economy.most_depth(policy.most_depth), depth)
         reach: dict[str, int | None] = {}
         while True:
             with self._timed(run.timings, "check"):
@@ -248,8 +258,12 @@ class Retriever:
         ranked = rank(run.search.lists, run.gate.admitted, run.kind, self._policy.normalisation)
         return await select(ranked, wanted, run.texts, run.gate.admitted, run.search.stores_of())
 
+    def _first_depth(self, run: _Run) -> int:
+        return run.economy.first_depth(self._policy.first_depth, run.request.top_k)
+
     def _will_rerank(self, run: _Run) -> bool:
-        return self._cross_encoder is not None and self._policy.rerank.applies(run.request.rerank, run.kind)
+        wanted = self._cross_encoder is not None and self._policy.rerank.applies(run.request.rerank, run.kind)
+        return wanted and run.economy.may_rerank()
 
     async def _rerank(self, run: _Run, passages: list[RetrievedPassage]) -> list[RetrievedPassage]:
         if self._cross_encoder is None and run.request.rerank is RerankMode.ON:

@@ -32,10 +32,13 @@ from interceptors.chain import Position, build
 from interceptors.deadline import Deadline
 from interceptors.errors import Errors
 from interceptors.metrics import Metrics
+from interceptors.permits import Permits
 from interceptors.tracing import Tracing
 from services.corpus.errors import DeadlineExceeded, GroundwireError, NotYetImplemented, Unavailable
+from services.resilience.brownout import Brownout
 from services.resilience.health import HealthBoard, ServingStatus
 from services.runtime import health, reflection, shared_port, standing
+from services.runtime.admission import Admissions
 from services.runtime.auditing.record import CallRecord, Policy
 from services.runtime.auditing.recorder import Recorder
 from services.runtime.failover_channel import FailoverChannel
@@ -64,6 +67,8 @@ class Service:
     ``recorder`` makes the record of its calls; the server closes it after everything else.
     ``ready`` raises while something that the service cannot do without is missing. ``close`` runs after the last
     call has ended. ``deadline_cap`` is the longest that a call without a deadline may take, in seconds.
+    ``initial_limit`` is how many calls it may serve at once until it has been learned what it does well with;
+    ``brownout`` is driven by its load, where it can do less for each call.
     """
 
     name: str
@@ -74,6 +79,8 @@ class Service:
     recorder: Recorder
     deadline_cap: float = 60.0
     max_request_bytes: int = 4 * MIB
+    initial_limit: int = 128
+    brownout: Brownout | None = None
 
     async def end(self) -> None:
         """Close what the service holds, and then the recorder: closing may still leave something to record."""
@@ -113,6 +120,7 @@ class Server:
         self._starting: asyncio.Task[None] | None = None
         self._socket: Path | None = None
         self._server: grpc.aio.Server | None = None
+        self.admissions: Admissions | None = None
 
     async def start(self, address: str) -> None:
         """Bind ``address`` (``host:port``, port 0 for any, or ``unix:/path``) and begin to serve."""
@@ -228,10 +236,19 @@ class Server:
         def cap(method: str) -> float | None:
             return None if method in watches or method == health.WATCH else service.deadline_cap
 
+        if self.settings.admission.enabled:
+            self.admissions = Admissions(
+                self.settings.admission,
+                initial_limit=service.initial_limit,
+                rules=authorizer.rules,
+                brownout=service.brownout,
+            )
+            self.metrics.observe(self.admissions.readings)
         self._admission = Admission(
             exempt=authorizer.is_open,
             endless=lambda method: method in watches,
             refusal=lambda: Unavailable("this server is shutting down", reason="DRAINING"),
+            permits=Permits(self.admissions) if self.admissions is not None else None,
         )
         return [
             (Position.TRACING, Tracing(self.tracer, authorizer.is_open)),

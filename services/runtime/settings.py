@@ -272,6 +272,40 @@ WORKERS_DESCRIPTION = (
 )
 
 
+class QuotaOptions(Options):
+    """What one tenant may use of one server; rates are per second, 0 for no limit."""
+
+    weight: float = Field(1.0, gt=0, le=1000, description="Its share against other tenants' when calls have to wait.")
+    requests_per_second: float = Field(0.0, ge=0, description="Calls of its users, operations not counted.")
+    request_burst: float = Field(0.0, ge=0, description="Calls at once after a pause; 0: ten seconds' worth.")
+    tokens_per_second: float = Field(0.0, ge=0, description="Tokens that models read and write for it.")
+    token_burst: float = Field(0.0, ge=0, description="Tokens at once after a pause; 0: ten seconds' worth.")
+
+
+class AdmissionOptions(Options):
+    """How many calls a server takes at once, how many wait, and what each tenant may use."""
+
+    enabled: bool = Field(True, description="False: every call begins at once.")
+    initial_limit: int | None = Field(
+        None, ge=1, le=100_000, description="To begin with; unset: what suits the service."
+    )
+    min_limit: int = Field(2, ge=1, le=100_000, description="The limit never falls below it.")
+    max_limit: int = Field(512, ge=1, le=100_000, description="The limit never rises above it.")
+    queue_length: int = Field(128, ge=0, le=100_000, description="How many interactive calls may wait.")
+    max_wait: float = Field(5.0, ge=0, le=600, description="Seconds that an interactive call may wait.")
+    batch_queue_length: int = Field(256, ge=0, le=100_000, description="How many batch calls may wait.")
+    batch_max_wait: float = Field(60.0, ge=0, le=3600, description="Seconds that a batch call may wait.")
+    brownout: bool = Field(True, description="Whether retrieval does less for each call under pressure.")
+    quota: QuotaOptions = Field(QuotaOptions(), description="Of every tenant that `tenants` does not name.")
+    tenants: dict[str, QuotaOptions] = Field(default_factory=dict, description="By tenant.")
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        if self.min_limit > self.max_limit:
+            raise ValueError("min_limit must not be above max_limit")
+        return self
+
+
 class Settings(BaseSettings):
     """What every service shares; each service's own settings add one section."""
 
@@ -297,6 +331,7 @@ class Settings(BaseSettings):
     encryption: EncryptionOptions = EncryptionOptions()
     spool: SpoolOptions = SpoolOptions()
     workers: WorkerOptions = WorkerOptions()
+    admission: AdmissionOptions = AdmissionOptions()
     models_dir: Path | None = Field(None, description="Where model weights are looked for first.")
     reflection: bool | None = Field(
         None,

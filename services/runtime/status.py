@@ -42,6 +42,11 @@ _MESSAGE_BYTES = 500
 _VIOLATION_BYTES = 3_000
 _log = structlog.get_logger(__name__)
 
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""What gRPC's own retries obey (gRFC A6): how many milliseconds to wait; a negative number ends them."""
+# No call lives for long enough to be tried again after that.
+_MOST_PUSHBACK_MS = 60_000
+
 CODES: dict[type[GroundwireError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
@@ -87,13 +92,18 @@ def to_status(error: Exception, call: Call) -> grpc.Status:
     details: list[AnyMessage] = [_pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))]
     if isinstance(error, InvalidRequest):
         details.append(_pack(_bad_request(error.violations)))
+    trailing: list[tuple[str, str | bytes]] = [(REQUEST_ID_KEY, call.request_id)]
     if isinstance(error, Unavailable | ResourceExhausted):
         delay = Duration()
-        delay.FromMilliseconds(max(1, round(error.retry_after * 1000)))
+        milliseconds = max(1, round(error.retry_after * 1000))
+        delay.FromMilliseconds(milliseconds)
         details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+        if isinstance(error, ResourceExhausted):
+            # Not with UNAVAILABLE: whoever is told that may go elsewhere at once.
+            trailing.append((PUSHBACK_KEY, str(milliseconds if milliseconds <= _MOST_PUSHBACK_MS else -1)))
     status: grpc.Status = rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=details))
     # abort_with_status replaces the trailing metadata: the request id has to be put in again.
-    return _Status(status.code, status.details, (*status.trailing_metadata, (REQUEST_ID_KEY, call.request_id)))
+    return _Status(status.code, status.details, (*status.trailing_metadata, *trailing))
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError, dependency: str) -> GroundwireError:
@@ -116,7 +126,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, dependency: str) -> GroundwireEr
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded(f"the {dependency} service did not answer in time")
         case grpc.StatusCode.RESOURCE_EXHAUSTED if reason:
-            return ResourceExhausted(message, retry_after=retry_after, reason=reason)
+            return ResourceExhausted(message, retry_after=retry_after, reason=reason, metadata=metadata)
         case grpc.StatusCode.UNAVAILABLE if reason:
             return Unavailable(message, retry_after=retry_after, reason=reason, metadata=metadata)
         case _:

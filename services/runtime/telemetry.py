@@ -12,6 +12,7 @@ import threading
 import uuid
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from opentelemetry.sdk.resources import Resource
@@ -38,10 +39,19 @@ class CallStatistics:
 
 
 class CallMetrics:
-    """``rpc.server.call.duration`` by method and status, as a histogram in memory."""
+    """``rpc.server.call.duration`` by method and status, as a histogram in memory, and gauges read when asked for."""
 
     def __init__(self) -> None:
         self.by_method: dict[tuple[str, str], CallStatistics] = {}
+        self._observed: list[Callable[[], Mapping[tuple[str, str], float]]] = []
+
+    def observe(self, read: Callable[[], Mapping[tuple[str, str], float]]) -> None:
+        """Have ``read`` give values by metric and label whenever somebody asks for them."""
+        self._observed.append(read)
+
+    def gauges(self) -> dict[tuple[str, str], float]:
+        """What is observed, by metric and label, at this moment."""
+        return {key: value for read in self._observed for key, value in read().items()}
 
     def record(self, method: str, code: str, seconds: float) -> None:
         """Count one ended call."""

@@ -159,6 +159,8 @@ def settings_environment(data_dir: Path) -> tuple[dict[str, str], dict[str, str]
     environment["GROUNDWIRE_LOG__FORMAT"] = "json"
     # A machine that is busy with other tests must not leave passages unread, and so change what is answered.
     environment["GROUNDWIRE_RETRIEVAL__RERANK_BUDGET"] = environment["GROUNDWIRE_RETRIEVAL__STORE_TIMEOUT"] = "60"
+    environment["GROUNDWIRE_ADMISSION__BROWNOUT"] = "false"
+    environment["GROUNDWIRE_ADMISSION__MAX_WAIT"] = "240"
     return addresses, environment
 
 

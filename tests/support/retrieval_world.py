@@ -14,7 +14,8 @@ from services.corpus.principal import EVERYBODY, Access, Caller
 from services.corpus.terms import analyze
 from services.embedding.memory import HashingEmbedder
 from services.embedding.ports import CrossEncoder, Embedder
-from services.retrieval.ports import Catalog, NamedStore
+from services.retrieval.economy import no_pressure
+from services.retrieval.ports import Catalog, NamedStore, Pressure
 from services.retrieval.retrieval import RetrievalPolicy, Retriever
 from services.vectorstores.memory import MemoryVectorStore
 from services.vectorstores.ports import (
@@ -122,6 +123,7 @@ class World:
         cross_encoder: CrossEncoder | None = None,
         policy: RetrievalPolicy | None = None,
         catalog: Catalog | None = None,
+        pressure: Pressure = no_pressure,
     ) -> Retriever:
         """A retriever over all stores."""
         return Retriever(
@@ -130,6 +132,7 @@ class World:
             embedder=self.embedder,
             cross_encoder=cross_encoder,
             policy=policy,
+            pressure=pressure,
         )
 
     async def collection(self, name: str = DEFAULT_COLLECTION, *, model: str | None = None) -> None:

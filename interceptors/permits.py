@@ -1,0 +1,102 @@
+"""Lets a call wait for its permit, holds the permit while the call runs, and gives it back however the call ends.
+
+Who runs, who waits and who is refused is decided by a gate, which knows no call; :class:`Permits` waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Generic, Protocol, TypeVar
+
+from interceptors import current
+from interceptors._shapes import Call, Proceed
+
+# While calls wait the gate is asked this often whether time alone has changed something, in seconds.
+_LOOK_AGAIN = 1.0
+
+
+class Ended(Enum):
+    """How a call ended: well, because its time ran out, or in another way."""
+
+    COMPLETED = 1
+    LATE = 2
+    OTHER = 3
+
+
+class Place(Protocol):
+    """One call's place at the gate. ``settled`` is called once when its wait is over."""
+
+    settled: Callable[[], None] | None
+
+    @property
+    def refusal(self) -> Exception | None:
+        """Why the call may not run; None while it may, or may yet."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has to wait."""
+
+    @property
+    def expires(self) -> float:
+        """When its wait ends at the latest, on the event loop's clock."""
+
+
+_P = TypeVar("_P", bound=Place)
+
+
+class Gate(Protocol[_P]):
+    """Decides. None of its methods waits."""
+
+    def arrive(self, call: Call) -> _P:
+        """A call has come; raises what refuses it for reasons that have nothing to do with its place."""
+
+    def advance(self) -> None:
+        """Time has passed."""
+
+    def end(self, place: _P, how: Ended) -> None:
+        """A call has ended, or has been given up while it waited."""
+
+
+class Permits(Generic[_P]):
+    """Takes every call through the gate. The time that it waits counts against its deadline."""
+
+    def __init__(self, gate: Gate[_P]) -> None:
+        self._gate = gate
+
+    async def around(self, call: Call, proceed: Proceed) -> Any:
+        """Wait for the permit, or be refused; then run the rest and give the permit back."""
+        place = self._gate.arrive(call)
+        if place.waiting:
+            await self._wait(place)
+        if place.refusal is not None:
+            raise place.refusal
+        try:
+            response = await proceed(call)
+        except BaseException:
+            self._gate.end(place, Ended.LATE if current.remaining() == 0 else Ended.OTHER)
+            raise
+        self._gate.end(place, Ended.COMPLETED)
+        return response
+
+    async def _wait(self, place: _P) -> None:
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def end_wait() -> None:
+            if not over.done():
+                over.set_result(None)
+
+        place.settled = end_wait
+        try:
+            while not over.done():
+                patience = min(_LOOK_AGAIN, max(0.0, place.expires - loop.time()))
+                await asyncio.wait((over,), timeout=patience)
+                if not over.done():
+                    self._gate.advance()
+        except asyncio.CancelledError:
+            # It may have got its permit a moment ago: it is given back just the same.
+            place.settled = None
+            self._gate.end(place, Ended.OTHER)
+            raise
