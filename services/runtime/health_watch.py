@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.resilience.endpoints import Member
 from services.resilience.health import HealthCheck, ServiceHealth
 from services.resilience.pool import Pool
+from services.runtime.verdicts import judge
 
 READINESS = "readiness"
 # Together the longest that a frozen peer goes unnoticed where there is another, in seconds.
@@ -44,18 +45,26 @@ class HealthWatch:
 
     async def check(self) -> HealthCheck:
         """Ask now."""
+        error = await self._ask()
+        if error is not None and error.code() is grpc.StatusCode.UNAVAILABLE and not judge(error).unreached:
+            # The connection ended while it was asked, perhaps because it was old: a new one tells.
+            error = await self._ask()
+        if error is not None:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._pool.missed(self._member)
+            else:
+                self._down(error)
+        return self._member.health(datetime.now(UTC))
+
+    async def _ask(self) -> grpc.aio.AioRpcError | None:
         began = time.monotonic()
         request = health_pb2.HealthCheckRequest(service=READINESS)
         try:
             answer = await self._stub.Check(request, timeout=HEARTBEAT_TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                self._pool.missed(self._member)
-            else:
-                self._down(error)
-        else:
-            self._say(answer.status, time.monotonic() - began)
-        return self._member.health(datetime.now(UTC))
+            return error
+        self._say(answer.status, time.monotonic() - began)
+        return None
 
     async def close(self) -> None:
         """Stop."""

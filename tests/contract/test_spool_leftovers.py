@@ -74,7 +74,9 @@ async def left(directory: Path, *payloads: bytes, still_open: Sequence[bytes] = 
     spool = await Spool.open(DirectoryFiles.open(directory / slot), nobody, max_bytes=1 << 20)
     for key in still_open:
         await keep(spool, b"open " + key, Kind.OPENS, key)
-    await asyncio.gather(*(keep(spool, payload) for payload in payloads))
+    # So many at a time as a slow disk makes durable before a service would give up on it.
+    for batch in (payloads[start : start + 100] for start in range(0, len(payloads), 100)):
+        await asyncio.gather(*(keep(spool, payload) for payload in batch))
     await spool.close()
 
 

@@ -54,6 +54,10 @@ async def test_check_of_an_unknown_service_is_not_found(serving: Serving, name: 
     assert dict(refused.value.trailing_metadata() or ())["x-request-id"]
 
 
+# What every server offers beside its own service.
+DEPENDENCIES = "groundwire.monitoring.v1.DependencyService"
+
+
 async def test_list(serving: Serving) -> None:
     server = await serving.serve()
     await ready(server)
@@ -62,12 +66,13 @@ async def test_list(serving: Serving) -> None:
         "": SERVING,
         READINESS: SERVING,
         ECHO: SERVING,
+        DEPENDENCIES: SERVING,
     }
 
 
 async def test_nothing_serves_before_the_start(tmp_path: Path) -> None:
     server = Serving(tmp_path).make()
-    assert server.board.statuses() == dict.fromkeys(("", READINESS, ECHO), ServingStatus.NOT_SERVING)
+    assert server.board.statuses() == dict.fromkeys(("", READINESS, ECHO, DEPENDENCIES), ServingStatus.NOT_SERVING)
 
 
 # --- readiness ------------------------------------------------------------------------------------------------------
@@ -184,8 +189,9 @@ async def test_a_displaced_watch_ends_and_its_client_goes_on(
 ) -> None:
     server = await serving.serve()
     server.board._max_watchers = 3
-    greedy = [stub(serving.connect(server)).Watch(asking("")) for _ in range(3)]
-    for watch in greedy:
+    greedy = []
+    for _ in range(3):  # one after another: the last one is the first to go
+        greedy.append(watch := stub(serving.connect(server)).Watch(asking("")))
         await anext(watch.__aiter__())
     monkeypatch.setattr("services.runtime.health._peer", lambda _peer: "somebody else")
     modest = stub(serving.connect(server)).Watch(asking(ECHO)).__aiter__()
