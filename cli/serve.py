@@ -14,6 +14,7 @@ from services.corpus.errors import FailedPrecondition, GroundwireError, Unavaila
 from services.runtime import logs
 from services.runtime.lifecycle import die_with_parent, serve_until_stopped
 from services.runtime.process import Process
+from services.runtime.restoring import require_restored
 from services.runtime.server import Server
 from services.runtime.settings import ConfigurationError, Settings
 from services.runtime.tls import listening_tls
@@ -57,6 +58,7 @@ async def _serve(settings: dict[str, Settings], listen: str | None) -> None:
     # Before anything is opened or made.
     for name, each in settings.items():
         listening_tls(each, name, listen or each.address(name))
+        require_restored(each.data_dir)
     process = Process(tls=next(iter(settings.values())).tls)
     servers: dict[str, Server] = {}
     try:
