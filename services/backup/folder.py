@@ -73,7 +73,7 @@ class Folder:
     def path(self, name: str) -> Path:
         """Where ``name`` goes; its directory is made."""
         path = self.root / name
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(path.parent)
         return path
 
     def finish(self, manifest: Manifest) -> bytes:
@@ -159,7 +159,7 @@ def entry_of(path: Path, told: Told = lambda _: None) -> FileEntry:
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file, private and durable."""
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_private(target.parent)
     with source.open("rb") as origin, _private(target) as copy:
         shutil.copyfileobj(origin, copy, _BLOCK)
         copy.flush()
@@ -179,6 +179,13 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_private(directory: Path) -> None:
+    """Make a directory for its owner alone; with ``parents=True``, those above it would get what the umask leaves."""
+    if not directory.is_dir():
+        _make_private(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def _private(path: Path) -> BinaryIO:
