@@ -98,6 +98,7 @@ def building(target: Path) -> Iterator[Folder]:
     target.parent.mkdir(parents=True, exist_ok=True)
     root = target.with_name(f".{target.name}.incomplete")
     held = DirectoryFiles.open(root)
+    root.chmod(0o700)
     try:
         for entry in root.iterdir():
             if entry.name != LOCK:
