@@ -119,6 +119,8 @@ def advice(manifest: Manifest, outcome: Outcome, settings: Settings, log: Log) -
     if outcome.shredded_again:
         names = clean(", ".join(outcome.shredded_again))
         yield f"The keys of {names} had been shredded before this backup: those that came back are destroyed again."
+    if manifest.encrypted != settings.encryption.enabled:
+        yield f"Set encryption.enabled = {str(manifest.encrypted).lower()} before you start: it was so when this was stored."
     yield from _missing_keys(manifest, settings)
     data_dir = settings.data_dir
     if outcome.log is LogFate.RESTORED and not (data_dir / AUDIT / "signing-key").exists():
@@ -132,7 +134,7 @@ def advice(manifest: Manifest, outcome: Outcome, settings: Settings, log: Log) -
             "witness elsewhere has to be given its key, and a directory of its own for it."
         )
     for name, place in ((AUDIT, log.audit), (WITNESS, log.witness), (SPOOL, settings.spool_path("x").parent)):
-        if place.absolute() != (data_dir / name).absolute() and (data_dir / name).exists() and name != SPOOL:
+        if place.absolute() != (data_dir / name).absolute() and (data_dir / name).exists():
             yield f"The settings name another place: move {data_dir / name} to {place}."
     yield f"What was deleted, revoked or taken in after {manifest.time} has to be done again (docs/backup.md)."
 

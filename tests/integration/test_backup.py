@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,28 +180,16 @@ async def test_changes_that_outrun_the_walk_end_it(
     await world.put("d")
     held = gathering.Catalog.held
 
-    def busy(catalog: gathering.Catalog) -> object:
-        async def changed() -> None:
-            await world.put("d")
-
-        return _After(changed(), held(catalog))
+    @asynccontextmanager
+    async def busy(catalog: gathering.Catalog) -> AsyncIterator[None]:
+        await world.put("d")
+        async with held(catalog):
+            yield
 
     monkeypatch.setattr(gathering.Catalog, "held", busy)
     with pytest.raises(Unavailable, match="change faster"):
         await world.back_up(target, pace=Pace(few=0, rounds=2, hold=-1.0, tries=2))
     assert list(target.parent.iterdir()) == []
-
-
-class _After:
-    def __init__(self, first: object, then: object) -> None:
-        self._first, self._then = first, then
-
-    async def __aenter__(self) -> None:
-        await self._first  # type: ignore[misc] # a coroutine
-        await self._then.__aenter__()  # type: ignore[attr-defined] # an asynchronous context manager
-
-    async def __aexit__(self, *problem: object) -> None:
-        await self._then.__aexit__(*problem)  # type: ignore[attr-defined] # the same
 
 
 async def test_there_is_nothing_to_back_up_where_nothing_was_stored(tmp_path: Path, target: Path) -> None:
@@ -251,8 +240,8 @@ async def test_spools_and_revocations_are_restored(world: Installation, target: 
     await restore(target, manifest, new)
     got: list[bytes] = []
 
-    async def deliver(payloads: object) -> None:
-        got.extend(payloads)  # type: ignore[call-overload] # a sequence of bytes
+    async def deliver(payloads: Sequence[bytes]) -> None:
+        got.extend(payloads)
 
     reopened = await Spool.open(DirectoryFiles.open(new.places.spool / "query"), deliver, max_bytes=1 << 20)
     assert reopened.left_open == {b"key": (b"an event",)}
