@@ -126,13 +126,13 @@ def test_what_is_done_is_on_record(run: Run, stored: Path, tmp_path: Path, monke
     written = json.loads(run("backup", tmp_path / "one", "-o", "json").out)
     run("backup", "--keys", tmp_path / "keys")
     run("restore", tmp_path / "one", "--data-dir", tmp_path / "new")
-    events = asyncio.run(taken_up(Settings(data_dir=stored), 4, monkeypatch))
+    events = asyncio.run(taken_up(Settings(), 4, monkeypatch))
     ended = {event.method: event for event in events if event.stage is Stage.ENDED}
     assert ended.keys() == {"groundwire backup", "groundwire backup --keys"}
     made = ended["groundwire backup"]
     name = f"backups/{written['backup_id']}"
     assert (made.resource, made.changes) == (name, (name, f"sha256:{written['sha256']}"))
-    begun, restored = asyncio.run(taken_up(Settings(data_dir=tmp_path / "new"), 2, monkeypatch))
+    begun, restored = asyncio.run(taken_up(Settings().replace(data_dir=tmp_path / "new"), 2, monkeypatch))
     assert (begun.stage, restored.method) == (Stage.BEGUN, "groundwire restore")
     assert restored.changes[:2] == (name, f"sha256:{written['sha256']}")
     assert "audit log restored: 4 events of it, 0 known to be lost" in restored.changes
