@@ -36,13 +36,13 @@ READERS = tuple(Access(frozenset({f"user:{name}"})) for name in ("alice", "bob")
 
 
 class LastingStore(MemoryVectorStore):
-    """A store in memory that others run in between: whoever calls gives the loop a turn. Closing it forgets nothing."""
+    """A store in memory whose walks others run in between. Closing it forgets nothing."""
 
     async def list_chunks(
         self, partition: Partition, *, document_id: str | None = None, after: str = "", limit: int = 100
     ) -> list[StoredChunk]:
-        """See the port; small pages."""
-        await asyncio.sleep(0)
+        """See the port; small pages, each of which takes as long as one from a disk."""
+        await asyncio.sleep(0.002)
         return await super().list_chunks(partition, document_id=document_id, after=after, limit=min(limit, 4))
 
     async def close(self) -> None:
