@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cli.commands import ask, audit, certs, delete, ingest, inspect, keys, serve, token
+from cli.commands import ask, audit, backup, certs, delete, ingest, inspect, keys, serve, token
 from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.options import Globals
 
@@ -85,6 +85,21 @@ app.command(
         "groundwire certs ./certs --host rag.example.org",
     ),
 )(certs.certs)
+app.add_typer(
+    backup.app,
+    name="backup",
+    rich_help_panel=_LOOK,
+    epilog=_example(
+        "groundwire backup /backups/monday",
+        "groundwire backup --keys /elsewhere/keys-monday",
+        "groundwire backup verify /backups/monday",
+    ),
+)
+app.command(
+    "restore",
+    rich_help_panel=_LOOK,
+    epilog=_example("groundwire restore /backups/monday --keys /elsewhere/keys-monday --data-dir ./data"),
+)(backup.restore)
 app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
 app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status"))(inspect.status)
 app.command("doctor", rich_help_panel=_LOOK, epilog=_example("groundwire doctor --output json"))(inspect.doctor)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,8 +31,16 @@ _MAX_BYTES = 64 * 1024 * 1024
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True)
+class Noted:
+    """What the body of :func:`on_record` may know and say: its spool's name, and what was changed besides."""
+
+    spool: str
+    changes: list[str] = field(default_factory=list)
+
+
 @contextmanager
-def on_record(settings: Settings, command: str, resource: str, *, tenant: str = "") -> Iterator[None]:
+def on_record(settings: Settings, command: str, resource: str, *, tenant: str = "") -> Iterator[Noted]:
     """Announce that ``command`` is about to change ``resource``, and confirm it when the body has ended well.
 
     CliError, before anything was changed, when that cannot be made durable.
@@ -44,16 +53,17 @@ def on_record(settings: Settings, command: str, resource: str, *, tenant: str = 
         if isinstance(error, GroundwireError):
             raise _cannot(error) from error
         raise
+    noted = Noted(record.spool)
     # Only what ends in its usual ways is confirmed: everything else is found open, and said to be interrupted.
     try:
-        yield
+        yield noted
     except Exception:
         with suppress(GroundwireError):  # what went wrong in the first place is what has to be told
             record.write(Kind.CLOSES, record.event(pb.STAGE_ENDED, code=grpc.StatusCode.UNKNOWN))
         raise
     else:
         try:
-            record.write(Kind.CLOSES, record.event(pb.STAGE_ENDED, changes=[resource]))
+            record.write(Kind.CLOSES, record.event(pb.STAGE_ENDED, changes=[resource, *noted.changes]))
         except GroundwireError as error:
             raise CliError(
                 f"it was done, but that cannot be put on record ({error.message}): the audit log will call it interrupted",
@@ -78,6 +88,10 @@ class _Record:
         except (GroundwireError, OSError) as error:
             self._run_down()
             raise _cannot(error) from error
+
+    @property
+    def spool(self) -> str:
+        return f"{COMMAND_PREFIX}{self._key}"
 
     def event(
         self, stage: pb.Stage.ValueType, *, code: grpc.StatusCode = grpc.StatusCode.OK, changes: Sequence[str] = ()
@@ -114,7 +128,7 @@ class _Record:
         self._thread.shutdown()
 
     async def _open(self, settings: Settings) -> Spool:
-        files = DirectoryFiles.open(settings.spool_path(f"{COMMAND_PREFIX}{self._key}"))
+        files = DirectoryFiles.open(settings.spool_path(self.spool))
         return await Spool.open(files, _nobody, max_bytes=_MAX_BYTES)
 
     async def _write(self, kind: Kind, payload: bytes) -> None:

@@ -17,6 +17,7 @@ from services.runtime import logs
 from services.runtime.lifecycle import die_with_parent, serve_until_stopped
 from services.runtime.limits import allow_many_files
 from services.runtime.process import Process
+from services.runtime.restoring import require_restored
 from services.runtime.server import Server
 from services.runtime.settings import ConfigurationError, Settings
 from services.runtime.tls import listening_tls
@@ -73,6 +74,7 @@ async def _serve(settings: dict[str, Settings], listen: str | None, worker: Work
     # Before anything is opened or made.
     for name, each in settings.items():
         listening_tls(each, name, listen or each.address(name))
+        require_restored(each.data_dir)
     process = Process(tls=next(iter(settings.values())).tls)
     servers: dict[str, Server] = {}
     telling: list[asyncio.Task[None]] = []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from services.runtime.settings import Settings
 
 STORE = "store"
-# What `groundwire keys` is to the services that it calls: one of the mesh that only calls others.
+# What `groundwire keys` and `groundwire backup` are to the services that they call: one of the mesh that only calls.
 KEYS = "keys"
 WITNESS = "witness"
 # From the front of the mesh to its back: the order in which services stop.

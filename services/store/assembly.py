@@ -17,7 +17,7 @@ from services.vectorstores.ports import ChunkStore
 
 async def assemble(settings: StoreSettings, process: Process, *, store: ChunkStore | None = None) -> Service:
     """Open the engines that the settings name (or take ``store``) and put the servicer before them."""
-    opened = store or await _open(settings)
+    opened = store or await open_store(settings)
     servicer = StoreServicer(opened)
 
     def register(server: grpc.aio.Server) -> None:
@@ -37,7 +37,8 @@ async def assemble(settings: StoreSettings, process: Process, *, store: ChunkSto
     )
 
 
-async def _open(settings: StoreSettings) -> ChunkStore:
+async def open_store(settings: StoreSettings) -> ChunkStore:
+    """The engines that the settings name; FailedPrecondition while another process has them open."""
     # Chroma takes a second to import: only the process that owns the index pays for it.
     from services.vectorstores.embedded import open_embedded, open_with_chroma_server  # noqa: PLC0415
 

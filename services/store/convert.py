@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from groundwire.store.v1 import store_service_pb2 as pb
 from services.corpus.errors import Violations
 from services.vectorstores import wire
-from services.vectorstores.ports import Partition, PayloadChange, Vector
+from services.vectorstores.ports import Partition, PayloadChange, StoredChunk, Vector
 
 
 def parse_deletion(request: pb.DeleteChunksRequest) -> tuple[Partition, str | None, int | None]:
@@ -83,6 +85,25 @@ def parse_listing(request: pb.ListPayloadsRequest) -> tuple[str, tuple[str, str]
     violations.require(1 <= request.limit <= wire.MAX_PAYLOADS, "limit", f"must be 1 to {wire.MAX_PAYLOADS:,}")
     violations.raise_if_any()
     return request.tenant, (request.after.collection, request.after.chunk_id), request.limit
+
+
+def parse_walk(request: pb.ListChunksRequest) -> tuple[Partition, str | None, str, int]:
+    """The partition, the document (None for all), the chunk after which the page begins, and the limit."""
+    violations = Violations()
+    partition = wire.parse_partition(request.partition, violations)
+    violations.require(1 <= request.limit <= wire.MAX_PAYLOADS, "limit", f"must be 1 to {wire.MAX_PAYLOADS:,}")
+    violations.raise_if_any()
+    return partition, request.document_id or None, request.after, request.limit
+
+
+def within(chunks: Sequence[StoredChunk], most_bytes: int) -> Iterator[pb.StoredChunk]:
+    """The first chunks, as many as one message should hold; at least one, if there is any."""
+    size = 0
+    for message in map(wire.chunk_to_pb, chunks):
+        size += message.ByteSize()
+        if size > most_bytes and message.chunk_id != chunks[0].chunk_id:
+            return
+        yield message
 
 
 def parse_changes(request: pb.ReplacePayloadsRequest) -> tuple[str, list[PayloadChange]]:

@@ -10,6 +10,9 @@ from services.store import convert
 from services.vectorstores import wire
 from services.vectorstores.ports import ChunkStore
 
+# Far from what a channel takes, whatever the length of a chunk.
+_PAGE_BYTES = 8 * 1024 * 1024
+
 
 class StoreServicer(rpc.StoreServiceServicer):
     """Translates and delegates."""
@@ -73,6 +76,12 @@ class StoreServicer(rpc.StoreServiceServicer):
         """See the contract."""
         tenant, changes = convert.parse_changes(request)
         return pb.ReplacePayloadsResponse(replaced=await self._store.replace_payloads(tenant, changes))
+
+    async def ListChunks(self, request: pb.ListChunksRequest, context: Context) -> pb.ListChunksResponse:
+        """See the contract."""
+        partition, document_id, after, limit = convert.parse_walk(request)
+        found = await self._store.list_chunks(partition, document_id=document_id, after=after, limit=limit)
+        return pb.ListChunksResponse(chunks=convert.within(found, _PAGE_BYTES))
 
     async def GetCapabilities(self, request: pb.GetCapabilitiesRequest, context: Context) -> pb.GetCapabilitiesResponse:
         """See the contract."""

@@ -234,6 +234,20 @@ class ChunkTable:
                     break
         return found
 
+    def whole(
+        self, partition: Partition, document_id: str | None, after: str, limit: int
+    ) -> list[tuple[FetchedChunk, tuple[str, ...]]]:
+        """Ready chunks with their terms by chunk id, those after ``after``."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT chunk_id, document_id, version, ordinal, reader_set, payload, terms"
+                " FROM chunks JOIN contents USING (id)"
+                " WHERE partition = ? AND chunk_id > ? AND (? IS NULL OR document_id = ?) AND ready"
+                " ORDER BY chunk_id LIMIT ?",
+                (_key(db, partition), after, document_id, document_id, limit),
+            ).fetchall()
+        return [(FetchedChunk(*row), tuple(json.loads(terms))) for *row, terms in rows]
+
     def ids_of_reader_sets(self, partition: Partition, reader_sets: Iterable[int]) -> list[str]:
         """The ids of all ready chunks of these reader sets."""
         with self._reading() as db:

@@ -149,6 +149,12 @@ class IndexedStore:
         """Put other payloads in the place of those that are as expected; return how many."""
         return await self._run(self._writer, lambda: self._chunks.replace_payloads(tenant, changes))
 
+    async def list_chunks(
+        self, partition: Partition, *, document_id: str | None = None, after: str = "", limit: int = 100
+    ) -> list[StoredChunk]:
+        """A page of whole chunks; between two writes, so that none is half of one and half of another."""
+        return await self._run(self._writer, lambda: self._whole(partition, document_id, after, limit))
+
     async def count_chunks(
         self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
     ) -> int:
@@ -200,6 +206,28 @@ class IndexedStore:
         self._vectors.upsert(partition, [chunk.chunk_id for chunk in chunks], matrix)
         self._lexical.upsert(partition, [IndexedTerms(c.chunk_id, c.reader_set, c.terms) for c in chunks])
         self._chunks.put(partition, chunks)
+
+    def _whole(self, partition: Partition, document_id: str | None, after: str, limit: int) -> list[StoredChunk]:
+        while rows := self._chunks.whole(partition, document_id, after, limit):
+            vectors = dict(zip(*self._vectors.vectors(partition, [chunk.chunk_id for chunk, _ in rows]), strict=True))
+            found = [
+                StoredChunk(
+                    chunk_id=chunk.chunk_id,
+                    document_id=chunk.document_id,
+                    version=chunk.version,
+                    ordinal=chunk.ordinal,
+                    reader_set=chunk.reader_set,
+                    payload=chunk.payload,
+                    vector=vectors[chunk.chunk_id],
+                    terms=terms,
+                )
+                for chunk, terms in rows
+                if chunk.chunk_id in vectors
+            ]
+            if found:
+                return found
+            after = rows[-1][0].chunk_id  # an empty page would be taken for the end
+        return []
 
     def _erase(self, partition: Partition, ids: Sequence[str]) -> None:
         if not ids:

@@ -145,6 +145,18 @@ class MemoryVectorStore:
                 replaced += 1
         return replaced
 
+    async def list_chunks(
+        self, partition: Partition, *, document_id: str | None = None, after: str = "", limit: int = 100
+    ) -> list[StoredChunk]:
+        """See the port."""
+        shelf = self._shelves.get(partition)
+        found = [
+            replace(chunk, vector=chunk.vector.copy())
+            for chunk in (shelf.chunks.values() if shelf else ())
+            if chunk.chunk_id > after and document_id in (None, chunk.document_id)
+        ]
+        return sorted(found, key=lambda chunk: chunk.chunk_id)[:limit]
+
     async def count_chunks(
         self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
     ) -> int:

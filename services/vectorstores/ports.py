@@ -194,7 +194,25 @@ class PayloadPages(Protocol):
         """
 
 
-class ChunkStore(VectorStore, PayloadPages, Protocol):
+class ChunkPages(Protocol):
+    """What a backup needs of a store: its chunks, whole, as they are kept.
+
+    It stands apart from :class:`VectorStore` for the same reason as :class:`PayloadPages`. Writing them back is
+    :meth:`VectorStore.upsert_chunks`. May raise Unavailable; repeating a page does no harm.
+    """
+
+    async def list_chunks(
+        self, partition: Partition, *, document_id: str | None = None, after: str = "", limit: int = 100
+    ) -> list[StoredChunk]:
+        """At most ``limit`` chunks of a partition, or of one document in it, by chunk id, those after ``after``.
+
+        Ids are in the order of their code points. None is the end; a page that is shorter than ``limit`` is not. Chunks
+        that exist from the beginning of a walk to its end are all met, once each, whatever is written meanwhile, and
+        each as one write left it. A chunk whose vector the engine has lost is left out.
+        """
+
+
+class ChunkStore(VectorStore, PayloadPages, ChunkPages, Protocol):
     """A store that keeps payloads itself, or speaks for one that does."""
 
 

@@ -131,6 +131,18 @@ class RemoteVectorStore:
             replaced += (await self._call(self._stub.ReplacePayloads(request))).replaced
         return replaced
 
+    async def list_chunks(
+        self, partition: Partition, *, document_id: str | None = None, after: str = "", limit: int = 100
+    ) -> list[StoredChunk]:
+        """See the port."""
+        request = pb.ListChunksRequest(
+            partition=wire.partition_to_pb(partition),
+            document_id=document_id or "",
+            after=after,
+            limit=min(limit, wire.MAX_PAYLOADS),
+        )
+        return list(map(wire.chunk_from_pb, (await self._call(self._stub.ListChunks(request))).chunks))
+
     async def count_chunks(
         self, partition: Partition, document_id: str | None = None, *, before_version: int | None = None
     ) -> int:

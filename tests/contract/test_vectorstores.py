@@ -702,6 +702,104 @@ async def test_payloads_and_whole_chunks_are_replaced_at_the_same_time(
     assert count // 2 <= replaced <= count
 
 
+# --- whole chunks, for backups ------------------------------------------------------------------------------------
+
+
+async def whole(
+    store: ChunkStore, partition: Partition, limit: int, document_id: str | None = None
+) -> list[StoredChunk]:
+    found: list[StoredChunk] = []
+    after = ""
+    while page := await store.list_chunks(partition, document_id=document_id, after=after, limit=limit):
+        assert len(page) <= limit
+        found.extend(page)
+        after = page[-1].chunk_id
+    return found
+
+
+def as_tuple(one: StoredChunk) -> tuple[object, ...]:
+    return one.chunk_id, one.document_id, one.version, one.ordinal, one.reader_set, one.payload, one.terms
+
+
+@pytest.mark.parametrize("limit", [1, 3, 1000])
+async def test_a_walk_over_whole_chunks_gives_back_what_was_written(
+    keeper: ChunkStore, partition: Partition, limit: int
+) -> None:
+    documents = ("d", "Z", "\u00fc", "\U0001f600")
+    written = [
+        chunk(i, document=name, readers=i, angle=0.3 * i, payload=b"%d" % i, terms=(f"{name}\0", "word", "word"))
+        for name in documents
+        for i in (10, 2, 0)
+    ]
+    await keeper.upsert_chunks(partition, written)
+    await keeper.upsert_chunks(Partition(partition.tenant, "other"), [chunk(7)])
+    await keeper.upsert_chunks(Partition(f"{partition.tenant}x", partition.collection), [chunk(8)])
+    found = await whole(keeper, partition, limit)
+    expected = sorted(written, key=lambda one: one.chunk_id)
+    assert list(map(as_tuple, found)) == list(map(as_tuple, expected))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.vector, other.vector, atol=1e-6)
+    assert [one.ordinal for one in await whole(keeper, partition, limit, "\u00fc")] == [0, 10, 2]
+    assert await whole(keeper, partition, limit, "nobody") == []
+    assert await whole(keeper, Partition(partition.tenant, "nowhere"), limit) == []
+
+
+async def test_whole_chunks_written_elsewhere_are_found_there_as_they_were_here(
+    keeper: ChunkStore, partition: Partition
+) -> None:
+    """A backup and its restore: another partition that gets what a walk gave answers in the same way."""
+    await keeper.upsert_chunks(
+        partition,
+        [chunk(i, readers=i % 3, angle=0.02 * i, terms=("word",) * (1 + i % 4) + (f"t{i % 5}",)) for i in range(40)],
+    )
+    copy = Partition(partition.tenant, "copy")
+    await keeper.upsert_chunks(copy, await whole(keeper, partition, 7))
+    assert await keeper.count_chunks(copy) == 40
+    for readers in (None, frozenset({1}), frozenset({0, 2})):
+        dense = [await keeper.search_dense(part, direction(0.3), 10, readers) for part in (partition, copy)]
+        lexical = [await keeper.search_lexical(part, ["t1", "word"], 40, readers) for part in (partition, copy)]
+        assert ids(dense[0]) == ids(dense[1])
+        assert {hit.chunk_id: pytest.approx(hit.score, rel=1e-4) for hit in lexical[0]} == {
+            hit.chunk_id: hit.score for hit in lexical[1]
+        }
+
+
+async def test_a_walk_over_whole_chunks_meets_what_stays_and_nothing_by_half(
+    keeper: ChunkStore, partition: Partition
+) -> None:
+    """While others write: what stays is met once, and payload, terms and vector are of the same write."""
+    stay = {f"m{i}#1.{i}" for i in range(24)}
+    await keeper.upsert_chunks(partition, [chunk(i, document=f"m{i}", angle=0.0, payload=b"0") for i in range(24)])
+    ended = asyncio.Event()
+
+    async def write() -> None:
+        turn = 0
+        while not ended.is_set():
+            turn += 1
+            angle = 0.1 * (turn % 10)
+            again = [
+                chunk(i, document=f"m{i}", angle=angle, payload=b"%d" % (turn % 10), terms=(f"t{turn % 10}",))
+                for i in range(turn % 3, 24, 3)
+            ]
+            await keeper.upsert_chunks(partition, [*again, chunk(turn, document=f"a{turn % 4}")])
+            await keeper.delete_chunks(partition, f"a{(turn + 2) % 4}")
+
+    writing = asyncio.create_task(write())
+    try:
+        for _ in range(4):
+            found = await whole(keeper, partition, 5)
+            met = [one.chunk_id for one in found]
+            assert stay <= set(met)
+            assert len(set(met)) == len(met)
+            for one in (one for one in found if one.chunk_id in stay):
+                turn = int(one.payload)
+                np.testing.assert_allclose(one.vector, direction(0.1 * turn), atol=1e-5)
+                assert one.terms in {(f"t{turn}",), ("word",)}
+    finally:
+        ended.set()
+        await writing
+
+
 async def test_capabilities(store: VectorStore) -> None:
     capabilities = await store.capabilities()
     assert capabilities.engine in {"memory", "chroma-embedded", "chroma-server"}

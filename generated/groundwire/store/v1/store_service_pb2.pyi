@@ -779,6 +779,66 @@ class ReplacePayloadsResponse(_message.Message):
 Global___ReplacePayloadsResponse: _TypeAlias = ReplacePayloadsResponse  # noqa: Y015
 
 @_typing.final
+class ListChunksRequest(_message.Message):
+    """Where the next page of whole chunks begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """Only the chunks of this document; empty for all."""
+    after: _builtins.str
+    """The last chunk of the page before; empty for the first page."""
+    limit: _builtins.int
+    """How many at most, 1 to 1,000; large chunks make a page shorter."""
+    @_builtins.property
+    def partition(self) -> Global___Partition:
+        """The partition."""
+
+    def __init__(
+        self,
+        *,
+        partition: Global___Partition | None = ...,
+        document_id: _builtins.str = ...,
+        after: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["partition", b"partition"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "document_id", b"document_id", "limit", b"limit", "partition", b"partition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChunksRequest: _TypeAlias = ListChunksRequest  # noqa: Y015
+
+@_typing.final
+class ListChunksResponse(_message.Message):
+    """A page of whole chunks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def chunks(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoredChunk]:
+        """The chunks, in order; none is the end of the walk."""
+
+    def __init__(
+        self,
+        *,
+        chunks: _abc.Iterable[Global___StoredChunk] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChunksResponse: _TypeAlias = ListChunksResponse  # noqa: Y015
+
+@_typing.final
 class GetCapabilitiesRequest(_message.Message):
     """Nothing to say."""
 

@@ -84,6 +84,11 @@ class StoreServiceStub:
                 request_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsRequest.SerializeToString,
                 response_deserializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsResponse.FromString,
                 _registered_method=True)
+        self.ListChunks = channel.unary_unary(
+                '/groundwire.store.v1.StoreService/ListChunks',
+                request_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ListChunksRequest.SerializeToString,
+                response_deserializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ListChunksResponse.FromString,
+                _registered_method=True)
         self.GetCapabilities = channel.unary_unary(
                 '/groundwire.store.v1.StoreService/GetCapabilities',
                 request_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.GetCapabilitiesRequest.SerializeToString,
@@ -163,6 +168,14 @@ class StoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListChunks(self, request, context):
+        """ListChunks walks over the whole chunks of a partition, or of one document in it, by chunk id: for backups. Chunks that
+        exist from the beginning of a walk to its end are all met, each as one write left it, whatever is written meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCapabilities(self, request, context):
         """GetCapabilities says what the engine behind this store can do.
         """
@@ -217,6 +230,11 @@ def add_StoreServiceServicer_to_server(servicer, server):
                     servicer.ReplacePayloads,
                     request_deserializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsRequest.FromString,
                     response_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsResponse.SerializeToString,
+            ),
+            'ListChunks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChunks,
+                    request_deserializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ListChunksRequest.FromString,
+                    response_serializer=groundwire_dot_store_dot_v1_dot_store__service__pb2.ListChunksResponse.SerializeToString,
             ),
             'GetCapabilities': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapabilities,
@@ -472,6 +490,33 @@ class StoreService:
             '/groundwire.store.v1.StoreService/ReplacePayloads',
             groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsRequest.SerializeToString,
             groundwire_dot_store_dot_v1_dot_store__service__pb2.ReplacePayloadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChunks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/groundwire.store.v1.StoreService/ListChunks',
+            groundwire_dot_store_dot_v1_dot_store__service__pb2.ListChunksRequest.SerializeToString,
+            groundwire_dot_store_dot_v1_dot_store__service__pb2.ListChunksResponse.FromString,
             options,
             channel_credentials,
             insecure,

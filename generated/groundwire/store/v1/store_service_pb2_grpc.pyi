@@ -58,6 +58,10 @@ class StoreServiceStub:
     """
     ReplacePayloads: _grpc.UnaryUnaryMultiCallable[_store_service_pb2.ReplacePayloadsRequest, _store_service_pb2.ReplacePayloadsResponse]
     """ReplacePayloads puts other payloads in the place of those that are still as expected; durable when it returns."""
+    ListChunks: _grpc.UnaryUnaryMultiCallable[_store_service_pb2.ListChunksRequest, _store_service_pb2.ListChunksResponse]
+    """ListChunks walks over the whole chunks of a partition, or of one document in it, by chunk id: for backups. Chunks that
+    exist from the beginning of a walk to its end are all met, each as one write left it, whatever is written meanwhile.
+    """
     GetCapabilities: _grpc.UnaryUnaryMultiCallable[_store_service_pb2.GetCapabilitiesRequest, _store_service_pb2.GetCapabilitiesResponse]
     """GetCapabilities says what the engine behind this store can do."""
 
@@ -91,6 +95,10 @@ class StoreServiceAsyncStub(StoreServiceStub):
     """
     ReplacePayloads: _aio.UnaryUnaryMultiCallable[_store_service_pb2.ReplacePayloadsRequest, _store_service_pb2.ReplacePayloadsResponse]  # type: ignore[assignment]
     """ReplacePayloads puts other payloads in the place of those that are still as expected; durable when it returns."""
+    ListChunks: _aio.UnaryUnaryMultiCallable[_store_service_pb2.ListChunksRequest, _store_service_pb2.ListChunksResponse]  # type: ignore[assignment]
+    """ListChunks walks over the whole chunks of a partition, or of one document in it, by chunk id: for backups. Chunks that
+    exist from the beginning of a walk to its end are all met, each as one write left it, whatever is written meanwhile.
+    """
     GetCapabilities: _aio.UnaryUnaryMultiCallable[_store_service_pb2.GetCapabilitiesRequest, _store_service_pb2.GetCapabilitiesResponse]  # type: ignore[assignment]
     """GetCapabilities says what the engine behind this store can do."""
 
@@ -175,6 +183,16 @@ class StoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_store_service_pb2.ReplacePayloadsResponse, _abc.Awaitable[_store_service_pb2.ReplacePayloadsResponse]]:
         """ReplacePayloads puts other payloads in the place of those that are still as expected; durable when it returns."""
+
+    @_abc_1.abstractmethod
+    def ListChunks(
+        self,
+        request: _store_service_pb2.ListChunksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_store_service_pb2.ListChunksResponse, _abc.Awaitable[_store_service_pb2.ListChunksResponse]]:
+        """ListChunks walks over the whole chunks of a partition, or of one document in it, by chunk id: for backups. Chunks that
+        exist from the beginning of a walk to its end are all met, each as one write left it, whatever is written meanwhile.
+        """
 
     @_abc_1.abstractmethod
     def GetCapabilities(
