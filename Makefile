@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up proto proto-check lock fmt lint type test test-long test-fast e2e bench eval clean
+.PHONY: help install demo up proto proto-check lock fmt lint type test test-long chaos test-fast e2e bench eval clean
 
 help: ## Show this help
 	@printf 'Groundwire: grounded answers, over the wire.\n\n'
@@ -63,8 +63,13 @@ PARALLEL := -n $(shell n=$$(nproc); echo $$(( n < 3 ? n + 1 : 4 ))) --dist loadf
 test: install ## Run the tests
 	@$(BIN)/python -m pytest $(PARALLEL) -m 'not long'
 
-test-long: install ## Run the tests that take longest: mutations of the audit log, kills of its writer
+test-long: install ## Run the tests that take longest, those of make chaos included
 	@$(BIN)/python -m pytest -m long
+
+chaos: install ## Break things for a while: kills, stops, restarts, overload, hostile clients, a million steps
+	@$(BIN)/python -m pytest -m long tests/e2e/test_failover.py tests/e2e/test_overload.py \
+	  tests/e2e/test_hostile_connections.py tests/property/test_resilience_machines.py tests/property/test_admission.py
+	@$(BIN)/python benchmarks/failover.py
 
 test-fast: install ## Run the tests that start no processes
 	@$(BIN)/python -m pytest $(PARALLEL) -m 'not e2e and not slow and not long'

@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cli.mesh import free_ports, wait_until_ready
 from groundwire.common.v1 import core_pb2
@@ -60,8 +61,10 @@ from services.runtime.channels import open_channel
 from services.runtime.failover_channel import FailoverChannel
 
 SERVICES = ("store", "witness", "audit", "retrieval", "generation", "ingestion", "query")
-FAULTS = ("kill", "stop", "restart")
+FAULTS = ("kill", "stop", "restart", "overload")
 QUESTION = "How long are backups kept?"
+_TEXTS = tuple(f"Backups of system {number} are kept for {number + 1} years." for number in range(20))
+_ROOT = Path(__file__).resolve().parent.parent
 _READY = 90.0
 _DISTURBED = 0.05
 Call = Callable[[], Awaitable[Any]]
@@ -134,7 +137,7 @@ class Replicas:
                 Replica(
                     name,
                     address,
-                    {**common, variable: address, "GROUNDWIRE_SPOOL__DIRECTORY": f"{directory}/spool-{number}"},
+                    {**common, variable: address},
                     directory / f"{name}-{number}.log",
                 )
                 for number, address in enumerate(each)
@@ -168,7 +171,7 @@ class Replicas:
 
 @asynccontextmanager
 async def replicas(
-    counts: Mapping[str, int], environment: Mapping[str, str] | None = None, *, documents: int = 20
+    counts: Mapping[str, int], environment: Mapping[str, str] | None = None, *, texts: Sequence[str] = _TEXTS
 ) -> AsyncIterator[tuple[Replicas, tuple[tuple[str, str], ...]]]:
     """Processes that are ready, with a few documents, and what lets calls in."""
     with tempfile.TemporaryDirectory(prefix="gw-failover-", ignore_cleanup_errors=True) as directory:
@@ -176,7 +179,6 @@ async def replicas(
             token = running.token()
             channel = grpc.aio.insecure_channel(running.of["ingestion"][0].address)
             stub = ingestion_rpc.IngestionServiceStub(channel)
-            texts = [f"Backups of system {number} are kept for {number + 1} years." for number in range(documents)]
             await stub.IngestDocuments(
                 ingestion_pb.IngestDocumentsRequest(
                     documents=[
@@ -390,6 +392,74 @@ async def rolling_restart(*, rate: float, seconds: float) -> dict[str, Any]:
         return row
 
 
+# Three passages that the cross-encoder reads for each call: that is what a call costs.
+_TOPICS = ("Parental leave", "Annual leave", "Leave for moving house")
+_COSTLY = retrieval_pb.RetrieveRequest(
+    query="Who approves leave, and how many weeks before?",
+    mode=retrieval_pb.RETRIEVAL_MODE_LEXICAL,
+    rerank=retrieval_pb.RERANK_MODE_ON,
+    top_k=5,
+)
+
+
+async def overload(*, seconds: float) -> dict[str, Any]:
+    """Five times the calls that retrieval can answer for ``seconds``, half of them without a deadline."""
+    texts = [
+        f"{topic} is approved by the head of the department, four weeks before. {topic}. " * 4 for topic in _TOPICS
+    ]
+    async with replicas({**_SEARCHING, "retrieval": 1}, texts=texts) as (running, token):
+        address = running.of["retrieval"][0].address
+        plan = {
+            "address": address,
+            "method": "/groundwire.retrieval.v1.RetrievalService/Retrieve",
+            "request": _COSTLY.SerializeToString().hex(),
+            "authorization": token[0][1],
+            "patience": 4.0,
+            "callers": (2, 4),
+            "peak_seconds": min(6.0, seconds / 3),
+            "factor": 5.0,
+            "overload_seconds": seconds,
+        }
+        asked: list[tuple[float, float]] = []
+        health = asyncio.ensure_future(_ask_for_health(address, asked))
+        load = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "benchmarks._load", json.dumps(plan), stdout=asyncio.subprocess.PIPE, cwd=_ROOT
+        )
+        printed, _ = await load.communicate()
+        health.cancel()
+        await asyncio.wait([health])
+    measured = json.loads(printed)
+    loaded, settling, after = measured["overload"], measured["settling"], measured["after"]
+    answers = [took for at, took in asked if loaded["began"] <= at <= loaded["ended"]]
+    lost = sum(count for code, count in loaded["codes"].items() if code not in _CLEAR)
+    return {
+        "calls": loaded["sent"],
+        "lost": lost + after["sent"] - after["codes"].get("OK", 0),
+        "worst_ms": round(1000 * loaded["worst"], 1),
+        "recovery_ms": round(1000 * settling["recovered"], 1),
+        "usual_ms": round(1000 / measured["peak"], 1),
+        "goodput_ratio": round(loaded["goodput"] / measured["peak"], 2),
+        "refused": loaded["codes"].get("RESOURCE_EXHAUSTED", 0),
+        "economised": loaded["economised"],
+        "health_ms": round(1000 * max(answers), 1),
+    }
+
+
+# What tells a caller clearly where it stands: an answer, "come back later", or the deadline that it set itself.
+_CLEAR = frozenset({"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"})
+
+
+async def _ask_for_health(address: str, answers: list[tuple[float, float]]) -> None:
+    """Add when each answer was asked for, and how long it took."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while True:
+            began = time.monotonic()
+            await stub.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=10)
+            answers.append((began, time.monotonic() - began))
+            await asyncio.sleep(0.05)
+
+
 async def measure(faults: Sequence[str], *, rate: float, seconds: float) -> dict[str, Any]:
     """A row for each of ``faults``."""
     rows: dict[str, Any] = {}
@@ -398,6 +468,8 @@ async def measure(faults: Sequence[str], *, rate: float, seconds: float) -> dict
         rows |= await primary_faults(primary, rate=rate, seconds=seconds)
     if "restart" in faults:
         rows["restart"] = await rolling_restart(rate=rate, seconds=seconds)
+    if "overload" in faults:
+        rows["overload"] = await overload(seconds=4 * seconds)
     return rows
 
 

@@ -99,7 +99,7 @@ def measure(mesh: Mesh, seconds: float) -> tuple[dict[str, Any], Probe]:
     probe = Probe(mesh.addresses["retrieval"])
     with probe.running():
         done = subprocess.run(
-            [sys.executable, "-m", "tests.support.load", json.dumps(plan)],
+            [sys.executable, "-m", "benchmarks._load", json.dumps(plan)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'generated'}"},
             capture_output=True,

@@ -1,6 +1,6 @@
 """Load on one method, from a process of its own: its peak, five times as much, and what comes after.
 
-    python -m tests.support.load '{"address": …, "method": …, "request": HEX, "authorization": …, …}'
+    python -m benchmarks._load '{"address": …, "method": …, "request": HEX, "authorization": …, …}'
 
 First callers in a closed loop find the peak: the most answers a second, over several numbers of callers. Then calls
 come in an open loop, whatever becomes of those before, ``factor`` times as many as the peak, and then half as many.
@@ -54,6 +54,8 @@ class Phase:
     economised: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     worst: float = 0.0
+    recovered: float = 0.0
+    """When, from its beginning, the last call began that was not answered well."""
 
     @property
     def goodput(self) -> float:
@@ -108,11 +110,14 @@ class Load:
             answer = await self._call(self._request, timeout=timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             phase.codes[error.code().name] += 1
+            phase.recovered = max(phase.recovered, began - phase.began)
             return
         seconds = time.monotonic() - began
         phase.codes["OK"] += 1
         phase.economised += b"BROWNOUT_" in answer
         phase.worst = max(phase.worst, seconds)
+        if b"BROWNOUT_" in answer or seconds > patience:
+            phase.recovered = max(phase.recovered, began - phase.began)
         if seconds > patience:
             phase.late += 1
         elif not phase.ended:
@@ -145,4 +150,4 @@ async def run(plan: Plan) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(run(Plan(**json.loads(sys.argv[1]))))))  # noqa: T201 - its result
+    print(json.dumps(asyncio.run(run(Plan(**json.loads(sys.argv[1]))))))
