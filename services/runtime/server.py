@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from opentelemetry.sdk.trace import Tracer
 
 from groundwire.monitoring.v1.dependency_service_pb2_grpc import add_DependencyServiceServicer_to_server
 from groundwire.policy.v1 import policy_pb2
+from interceptors import current
 from interceptors._shapes import Around, Call
 from interceptors.admission import Admission
 from interceptors.audit import Announcement, Audit
@@ -55,6 +57,7 @@ __all__ = ["MIB", "READINESS", "Server", "Service", "refuse_unknown", "server_op
 READINESS = "readiness"
 _READINESS_INTERVAL = 1.0
 _READINESS_TIMEOUT = 5.0
+_READINESS_PATIENCE = 1.0
 _TIDY_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
@@ -308,6 +311,8 @@ class Server:
         while True:
             problem: str | None = None
             told: str | None = None
+            # Who is not there is not waited for: that is what is to be told.
+            current.deadline.set(time.monotonic() + _READINESS_PATIENCE)
             try:
                 async with asyncio.timeout(_READINESS_TIMEOUT):
                     await self.service.ready()
