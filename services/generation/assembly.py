@@ -13,19 +13,28 @@ from services.embedding.ports import CrossEncoder
 from services.embedding.weights import MS_MARCO_MINILM_L12
 from services.generation.adapters.extractive import ExtractiveEndpoint
 from services.generation.adapters.openai import OpenAIEndpoint
-from services.generation.generation import AttemptLimits, Generator
+from services.generation.balancing import Balancing, BalancingPolicy
+from services.generation.endpoint import AttemptLimits, BreakerChanged
+from services.generation.generation import Generator
 from services.generation.ports import AnswerEndpoint
 from services.generation.servicer import GenerationServicer
-from services.generation.settings import EndpointOptions, GenerationSettings
+from services.generation.settings import EXTRACTIVE, EndpointOptions, GenerationSettings
 from services.runtime.identity import current_caller
 from services.runtime.process import Process
 from services.runtime.server import Service
 
 
 async def assemble(
-    settings: GenerationSettings, process: Process, *, endpoints: Sequence[AnswerEndpoint] | None = None
+    settings: GenerationSettings,
+    process: Process,
+    *,
+    endpoints: Sequence[AnswerEndpoint] | None = None,
+    on_breaker: BreakerChanged | None = None,
 ) -> Service:
-    """Wire generation to the endpoints that the settings name (or take ``endpoints``, and close them)."""
+    """Wire generation to the endpoints that the settings name (or take ``endpoints``, and close them).
+
+    ``on_breaker`` is told when an endpoint's circuit breaker changes.
+    """
     options = settings.generation
     if endpoints is None:
         cross_encoder = await process.cross_encoder(settings)
@@ -33,7 +42,13 @@ async def assemble(
             _endpoint(endpoint, cross_encoder, options.first_token_timeout) for endpoint in options.llm_endpoints
         ]
     limits = AttemptLimits(first_token=options.first_token_timeout, total=options.answer_timeout)
-    generator = Generator(endpoints, time.monotonic, limits)
+    policy = BalancingPolicy(
+        roles=options.roles(),
+        balancing=Balancing(options.load_balancer),
+        retry_ratio=settings.failover.retry_ratio,
+        retry_floor=settings.failover.retry_floor,
+    )
+    generator = Generator(endpoints, time.monotonic, limits, policy=policy, on_breaker=on_breaker)
     servicer = GenerationServicer(generator, current_caller)
 
     def register(server: grpc.aio.Server) -> None:
@@ -54,7 +69,7 @@ async def assemble(
 
 
 def _endpoint(options: EndpointOptions, cross_encoder: CrossEncoder, patience: float) -> AnswerEndpoint:
-    if options.url == "extractive:":
+    if options.url == EXTRACTIVE:
         return ExtractiveEndpoint(cross_encoder, name=options.name, model=MS_MARCO_MINILM_L12.name)
     key = options.api_key.get_secret_value() if options.api_key else None
     return OpenAIEndpoint(

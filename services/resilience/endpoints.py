@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from services.resilience.breaker import BreakerPolicy, BreakerState, CircuitBreaker
+from services.resilience.breaker import WORST_FIRST, BreakerPolicy, BreakerState, CircuitBreaker
 from services.resilience.health import HealthCheck, ServiceHealth
 
 Clock = Callable[[], float]
@@ -97,8 +97,7 @@ class Member:
     def breaker_state(self) -> BreakerState:
         """The worst of its breakers' states."""
         states = {breaker.state for breaker in self._breakers.values()}
-        order = (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED)
-        return next(state for state in order if state in states)
+        return next(state for state in WORST_FIRST if state in states)
 
     def health(self, now: datetime) -> HealthCheck:
         """The last check, or that there was none yet."""

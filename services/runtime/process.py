@@ -197,10 +197,10 @@ class Process:
 
         Without an address it is the mesh's own, which ``settings`` know.
         """
+        return _remote(self.store_channel(address, service, name, settings))
 
-        def to_error(error: grpc.aio.AioRpcError) -> GroundwireError:
-            return from_rpc_error(error, name)
-
+    def store_channel(self, address: str, service: str, name: str, settings: Settings | None = None) -> FailoverChannel:
+        """A new channel to the StoreService at ``address``, like :meth:`channel`."""
         if address:
             targets = [(target, Role.PRIMARY) for target in parse_targets(address)]
         elif settings is not None:
@@ -209,14 +209,14 @@ class Process:
             raise ValueError("neither an address nor settings")
         channel = self.channel_to(name, targets, service, settings)
         self._dependencies[service].append(channel)
-        return RemoteVectorStore(channel, to_error)
+        return channel
 
-    async def sealed_store(self, settings: Settings, address: str, service: str, name: str) -> VectorStore:
-        """Like :meth:`remote_store`, but the store gets sealed texts and keyed terms alone.
+    async def sealed_store(self, settings: Settings, channel: FailoverChannel) -> VectorStore:
+        """The vector store behind ``channel``, which it owns; the store gets sealed texts and keyed terms alone.
 
         Where encryption is switched off it gets them in clear.
         """
-        remote = self.remote_store(address, service, name, settings)
+        remote = _remote(channel)
         keys = await self.encryption(settings)
         return SealedVectorStore(remote, keys.sealer, keys.terms) if keys else remote
 
@@ -233,6 +233,13 @@ class Process:
                 self._made[name] = await make()
         made: _T = self._made[name]
         return made
+
+
+def _remote(channel: FailoverChannel) -> ChunkStore:
+    def to_error(error: grpc.aio.AioRpcError) -> GroundwireError:
+        return from_rpc_error(error, channel.pool.service)
+
+    return RemoteVectorStore(channel, to_error)
 
 
 async def _open_embedder(settings: Settings) -> Embedder:
