@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -17,12 +17,23 @@ from groundwire.generation.v1 import generation_service_pb2 as generation_pb
 from groundwire.monitoring.v1 import monitoring_service_pb2 as pb
 from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 
+Stores: TypeAlias = Sequence[retrieval_pb.StoreStatus] | None
+Llms: TypeAlias = Sequence[generation_pb.EndpointStatus] | None
+"""None where the service that knows did not answer."""
+
 HEALTHY = "healthy"
 DEGRADED = "degraded"
 UNHEALTHY = "unhealthy"
+_FAILING = "failing"
+_OPEN = "open"
 _COLOURS = {
-    **{HEALTHY: "green", DEGRADED: "yellow", UNHEALTHY: "red"},
-    **{"closed": "green", "half-open": "yellow", "open": "red"},
+    HEALTHY: "green",
+    DEGRADED: "yellow",
+    UNHEALTHY: "red",
+    _FAILING: "red",
+    "closed": "green",
+    "half-open": "yellow",
+    _OPEN: "red",
 }
 _HEALTH: Mapping[int, str] = {pb.SERVICE_HEALTH_HEALTHY: HEALTHY, pb.SERVICE_HEALTH_DEGRADED: DEGRADED}
 _ROLES: Mapping[int, str] = {pb.ENDPOINT_ROLE_PRIMARY: "primary", pb.ENDPOINT_ROLE_BACKUP: "backup"}
@@ -60,14 +71,11 @@ class ServiceView:
 
 @dataclass(frozen=True)
 class Picture:
-    """Everything at one moment. ``stores`` and ``llms`` are None where the service that knows did not answer.
-
-    ``watched`` says whether monitoring told about the services; else each of them was asked.
-    """
+    """Everything at one moment; ``watched`` says whether monitoring told about the services: else each was asked."""
 
     services: tuple[ServiceView, ...]
-    stores: Sequence[retrieval_pb.StoreStatus] | None
-    llms: Sequence[generation_pb.EndpointStatus] | None
+    stores: Stores
+    llms: Llms
     watched: bool
 
     @property
@@ -78,7 +86,8 @@ class Picture:
     @property
     def all_well(self) -> bool:
         """Whether nothing at all is wrong."""
-        return not self.not_healthy and all(each.healthy for each in (*(self.stores or ()), *(self.llms or ())))
+        parts_well = all(each.healthy for each in self.stores or ()) and all(each.healthy for each in self.llms or ())
+        return parts_well and not self.not_healthy
 
 
 def read_services(services: Iterable[pb.ServiceTopology]) -> tuple[ServiceView, ...]:
@@ -123,7 +132,7 @@ def as_document(picture: Picture) -> dict[str, Any]:
 
 def text_lines(picture: Picture) -> list[str]:
     """The picture as lines of cells, with tabs between them: the first says what the line is about."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for service in picture.services:
         lines.append(("service", service.service, service.state, service.detail))
         lines += [("endpoint", service.service, *_endpoint_cells(endpoint)) for endpoint in service.endpoints]
@@ -139,7 +148,7 @@ def _endpoint_cells(endpoint: EndpointView) -> tuple[str, ...]:
         endpoint.role,
         endpoint.zone,
         _breaker(endpoint.breaker),
-        _serves(endpoint.serving),
+        _serves(endpoint.serving, sound=endpoint.state != UNHEALTHY and endpoint.breaker != _OPEN),
         "" if endpoint.in_flight is None else _in_flight(endpoint.in_flight),
         endpoint.detail,
     )
@@ -165,7 +174,7 @@ def _llm_cells(llm: generation_pb.EndpointStatus) -> tuple[str, ...]:
         _kind(llm),
         clean(llm.role),
         _breaker(llm.breaker),
-        _serves(llm.serving),
+        _serves(llm.serving, sound=llm.breaker != _OPEN),
         _in_flight(llm.in_flight),
         _latency(llm),
         one_line(llm.error_message),
@@ -174,7 +183,7 @@ def _llm_cells(llm: generation_pb.EndpointStatus) -> tuple[str, ...]:
 
 def health_of(thing: retrieval_pb.StoreStatus | generation_pb.EndpointStatus) -> str:
     """The state of a store, or of an endpoint that writes answers, in one word."""
-    return HEALTHY if thing.healthy else "failing"
+    return HEALTHY if thing.healthy else _FAILING
 
 
 def render(picture: Picture, width: int) -> RenderableType:
@@ -183,7 +192,7 @@ def render(picture: Picture, width: int) -> RenderableType:
     if picture.stores:
         parts += ["", _stores_table(picture.stores)]
     if picture.llms:
-        parts += ["", _llms_table(picture.llms)]
+        parts += ["", _llms_table(picture.llms, width)]
     reasons = list(_reasons(picture))
     if reasons:
         parts += ["", *reasons]
@@ -210,7 +219,7 @@ def _services_table(services: Sequence[ServiceView], width: int) -> Table:
                 endpoint.role,
                 *([endpoint.zone] if zones else []),
                 _coloured(endpoint.breaker),
-                _serves(endpoint.serving),
+                _serves(endpoint.serving, sound=endpoint.state != UNHEALTHY and endpoint.breaker != _OPEN),
                 "" if endpoint.in_flight is None else str(endpoint.in_flight),
             ]
             took = endpoint.milliseconds
@@ -219,33 +228,35 @@ def _services_table(services: Sequence[ServiceView], width: int) -> Table:
 
 
 def _stores_table(stores: Sequence[retrieval_pb.StoreStatus]) -> Table:
-    table = _table("Vector store", "State", "Engine", "Searches by", "Holds", "Breaker", "Calls", right=("Calls",))
+    columns = ("Vector store", "State", "Engine", "Finds by", "Passages", "Breaker", "Calls")
+    table = _table(*columns, right=("Passages", "Calls"))
     for store in stores:
         table.add_row(
             clean(store.name),
             _coloured(health_of(store)),
             clean(store.engine),
-            _searches_by(store),
-            f"{store.chunk_count:,} passages",
+            _searches_by(store, ", "),
+            f"{store.chunk_count:,}",
             _coloured(store.breaker),
             str(store.in_flight),
         )
     return table
 
 
-def _llms_table(llms: Sequence[generation_pb.EndpointStatus]) -> Table:
-    columns = ("LLM endpoint", "State", "Kind", "Role", "Breaker", "Now", "Calls", "Answer")
-    table = _table(*columns, right=("Calls", "Answer"))
+def _llms_table(llms: Sequence[generation_pb.EndpointStatus], width: int) -> Table:
+    wide = width >= _WIDE
+    columns = ("LLM endpoint", "State", "Model", "Role", "Breaker", "Now", "Calls")
+    table = _table(*columns, *(["Answer"] if wide else []), right=("Calls", "Answer"))
     for llm in llms:
         table.add_row(
             clean(llm.name),
             _coloured(health_of(llm)),
-            _kind(llm),
+            _kind(llm) if wide else clean(llm.model or llm.kind),
             clean(llm.role),
             _coloured(llm.breaker),
-            _serves(llm.serving),
+            _serves(llm.serving, sound=llm.breaker != _OPEN),
             str(llm.in_flight),
-            _latency(llm),
+            *([_latency(llm)] if wide else []),
         )
     return table
 
@@ -269,15 +280,17 @@ def _reason(who: str, state: str, why: str) -> Text:
 
 
 def _coloured(word: str) -> Text:
-    return Text(clean(word), style=_COLOURS.get(word, "red" if word == "failing" else ""))
+    return Text(clean(word), style=_COLOURS.get(word, ""))
 
 
 def _breaker(state: str) -> str:
     return f"breaker {clean(state)}" if state else ""
 
 
-def _serves(serving: bool | None) -> str:
-    return "" if serving is None else "serves" if serving else "waits"
+def _serves(serving: bool | None, *, sound: bool) -> str:
+    if serving is None:
+        return ""
+    return "serves" if serving else "waits" if sound else "is out"
 
 
 def _in_flight(count: int) -> str:
@@ -293,8 +306,10 @@ def _kind(llm: generation_pb.EndpointStatus) -> str:
     return " ".join(clean(word) for word in (llm.kind, llm.model) if word)
 
 
-def _searches_by(store: retrieval_pb.StoreStatus) -> str:
-    return " + ".join(word for word, able in (("meaning", store.dense), ("words", store.lexical)) if able) or "nothing"
+def _searches_by(store: retrieval_pb.StoreStatus, between: str = " + ") -> str:
+    return (
+        between.join(word for word, able in (("meaning", store.dense), ("words", store.lexical)) if able) or "nothing"
+    )
 
 
 def _shortened(address: str, room: int) -> str:

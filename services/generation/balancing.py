@@ -59,14 +59,15 @@ class LoadBalancer:
 
     def statuses(self) -> list[EndpointStatus]:
         """How every endpoint is, in the configured order."""
-        best = self._ranked()[0]
-        return [
-            endpoint.status(
-                serving=endpoint.sound
-                and (endpoint is best or (endpoint.role is best.role and best.role is Role.PRIMARY))
-            )
-            for endpoint in self._endpoints
-        ]
+        serving = self._serving()
+        return [endpoint.status(serving=endpoint in serving) for endpoint in self._endpoints]
+
+    def _serving(self) -> list[WatchedEndpoint]:
+        """Who gets the questions, but for those that find out whether an endpoint is back."""
+        proven = [endpoint for endpoint in self._ranked() if endpoint.proven]
+        if not proven or proven[0].role is Role.BACKUP:
+            return proven[:1]
+        return [endpoint for endpoint in proven if endpoint.role is Role.PRIMARY]
 
     def _ranked(self) -> list[WatchedEndpoint]:
         def rank(endpoint: WatchedEndpoint) -> tuple[bool, bool, int, int]:

@@ -117,6 +117,11 @@ class WatchedEndpoint:
         """Whether its breaker would let a call through, and it did not ask to be left alone until later."""
         return self._clock() >= self._away_until and self._breaker.would_permit()
 
+    @property
+    def proven(self) -> bool:
+        """Whether it is sound, and nobody has to find that out first."""
+        return self.sound and self._breaker.state is BreakerState.CLOSED
+
     @contextmanager
     def call(self) -> Iterator[Call]:
         """Make a call to it, sound or not; the call counts as in flight until the context ends."""

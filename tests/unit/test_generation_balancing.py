@@ -123,7 +123,9 @@ async def test_a_primary_that_is_back_serves_again() -> None:
     world.endpoints[0].plays(GOOD)
     assert await world.ask() == "b"
     world.clock.now += 5.0
+    assert world.serving == "b", "one question finds out first"
     assert await world.ask_often(2) == "aa"
+    assert world.serving == "a"
     assert [(name, after) for name, _, after in world.changes] == [
         ("a", BreakerState.OPEN),
         ("a", BreakerState.HALF_OPEN),
@@ -222,8 +224,9 @@ async def test_an_endpoint_that_says_when_to_come_back_is_left_alone_until_then(
 
 
 async def test_time_outs_count_until_the_first_token_alone() -> None:
-    for steps, state in (([asyncio.Event()], "open"), (["", asyncio.Event()], "closed")):
-        world = World(list(steps), limits=AttemptLimits(first_token=0.01, total=0.02))
+    scripts: list[tuple[list[Step], str]] = [([asyncio.Event()], "open"), (["", asyncio.Event()], "closed")]
+    for steps, state in scripts:
+        world = World(steps, limits=AttemptLimits(first_token=0.01, total=0.02))
         assert await world.ask_often(CONSECUTIVE_FAILURES) == ""
         assert world.breakers == [state]
 

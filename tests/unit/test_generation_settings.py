@@ -23,7 +23,10 @@ def options(*endpoints: dict[str, str]) -> GenerationOptions:
         ([LLM, EXTRACTIVE], {"llm": Role.PRIMARY, "extractive": Role.BACKUP}),
         ([EXTRACTIVE, LLM], {"extractive": Role.BACKUP, "llm": Role.PRIMARY}),
         ([LLM, EXTRACTIVE | {"role": "primary"}], {"llm": Role.PRIMARY, "extractive": Role.PRIMARY}),
-        ([LLM | {"role": "backup"}, EXTRACTIVE | {"role": "primary"}], {"llm": Role.BACKUP, "extractive": Role.PRIMARY}),
+        (
+            [LLM | {"role": "backup"}, EXTRACTIVE | {"role": "primary"}],
+            {"llm": Role.BACKUP, "extractive": Role.PRIMARY},
+        ),
     ],
 )
 def test_extractive_is_a_backup_beside_others_unless_it_is_said_to_be_primary(
