@@ -28,8 +28,9 @@ class BalancingPolicy:
     """How questions are shared and failed over.
 
     ``roles`` by the endpoints' names, PRIMARY where none is given. Attempts beyond the first of each question are at
-    most ``retry_ratio`` of the questions and ``retry_floor``, or as many as it takes for every breaker to open where
-    that is more, in the time that an answer may take. Those behind an endpoint that did nothing are free.
+    most ``retry_ratio`` of the questions and ``retry_floor``, or as many as it takes for every breaker to open and to
+    look a few times whether its endpoint is back where that is more, in the time that an answer may take, a minute at
+    most. Those behind an endpoint that did nothing are free.
     """
 
     roles: Mapping[str, Role] = field(default_factory=dict)
@@ -39,7 +40,7 @@ class BalancingPolicy:
 
     def floor(self, endpoints: int) -> int:
         """The extra attempts that are allowed in any case."""
-        return max(self.retry_floor, CONSECUTIVE_FAILURES * endpoints)
+        return max(self.retry_floor, 2 * CONSECUTIVE_FAILURES * endpoints)
 
 
 class LoadBalancer:

@@ -27,6 +27,7 @@ LOW_CONFIDENCE = "The given sources do not answer this question with the confide
 
 # An endpoint that was not reached, or refused the question at once: asking another one burdens nobody twice.
 _DID_NOTHING = (Unreached, FailedPrecondition, ResourceExhausted)
+_LONGEST_WINDOW = 60.0  # of the budget of retries, in seconds
 _log = logging.getLogger(__name__)
 
 
@@ -126,8 +127,8 @@ class Generator:
         self._retries = RetryBudget(
             ratio=policy.retry_ratio,
             floor=policy.floor(len(names)),
-            # Questions that are being answered count, however long that takes.
-            window=limits.total,
+            # Questions that are still being answered count.
+            window=min(limits.total, _LONGEST_WINDOW),
             clock=clock,
         )
 

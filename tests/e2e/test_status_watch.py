@@ -18,7 +18,7 @@ import pytest
 from tests.support.generation_server import ChatServer, Reply, chat_server, quoting
 from tests.support.processes import GROUNDWIRE, Mesh, Running, mesh_up, running, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 QUESTION = "What is the hotel limit per night in Tier A cities?"
 
 

@@ -354,6 +354,8 @@ class FakeMonitoring(monitoring_rpc.MonitoringServiceServicer):
         self.changed = asyncio.Event()
         self.watches = 0
         self.refused = False
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
 
     def says(self, services: list[monitoring_pb.ServiceTopology] | None) -> None:
         self.services = services
@@ -363,6 +365,7 @@ class FakeMonitoring(monitoring_rpc.MonitoringServiceServicer):
     async def GetTopology(  # noqa: N802
         self, request: monitoring_pb.GetTopologyRequest, context: Any
     ) -> monitoring_pb.GetTopologyResponse:
+        await self.goes_on.wait()
         if self.services is None:
             raise Unavailable("monitoring is not ready")
         return monitoring_pb.GetTopologyResponse(services=self.services)
@@ -374,6 +377,7 @@ class FakeMonitoring(monitoring_rpc.MonitoringServiceServicer):
         if self.refused:
             raise PermissionDenied("you may not do this")
         while self.services is not None:
+            await self.goes_on.wait()
             changed = self.changed
             yield monitoring_pb.WatchTopologyResponse(services=self.services)
             await changed.wait()
@@ -687,6 +691,17 @@ async def test_a_watch_says_when_monitoring_is_lost_and_back(watched: tuple[Fake
         await _line_with(process, "monitoring is back")
         await _line_with(process, "retrieval is degraded, was healthy: 10.0.0.1:52")
         assert monitoring.watches >= 2
+
+
+async def test_a_watch_notices_that_monitoring_is_frozen(watched: tuple[Fakes, FakeMonitoring]) -> None:
+    fakes, monitoring = watched
+    async with watching("--timeout", "1", environment=fakes.environment) as process:
+        await _line_with(process, "retrieval is degraded")
+        # The watch stands all the same.
+        monitoring.goes_on.clear()
+        await _line_with(process, "monitoring is lost: it does not answer in time")
+        monitoring.goes_on.set()
+        await _line_with(process, "monitoring is back")
 
 
 async def test_a_watch_before_anything_runs_waits_for_it(fakes: Fakes) -> None:
