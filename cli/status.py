@@ -9,7 +9,8 @@ import grpc
 from cli.errors import ExitCode
 from cli.output import Format, Screen
 from cli.status_ask import Peers, Where
-from cli.status_view import UNHEALTHY, Picture, ServiceView, as_document, render, text_lines
+from cli.status_tables import render
+from cli.status_view import UNHEALTHY, Picture, ServiceView, as_document, text_lines
 from cli.text import plural
 
 

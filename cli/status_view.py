@@ -1,14 +1,10 @@
-"""What ``groundwire status`` knows, and how it is shown: as a table, as lines, and as JSON. Pure."""
+"""What ``groundwire status`` knows, as lines and as JSON. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
-
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from cli.ask import as_json
 from cli.services import NAMES
@@ -24,21 +20,10 @@ Llms: TypeAlias = Sequence[generation_pb.EndpointStatus] | None
 HEALTHY = "healthy"
 DEGRADED = "degraded"
 UNHEALTHY = "unhealthy"
-_FAILING = "failing"
-_OPEN = "open"
-_COLOURS = {
-    HEALTHY: "green",
-    DEGRADED: "yellow",
-    UNHEALTHY: "red",
-    _FAILING: "red",
-    "closed": "green",
-    "half-open": "yellow",
-    _OPEN: "red",
-}
+FAILING = "failing"
+OPEN = "open"
 _HEALTH: Mapping[int, str] = {pb.SERVICE_HEALTH_HEALTHY: HEALTHY, pb.SERVICE_HEALTH_DEGRADED: DEGRADED}
 _ROLES: Mapping[int, str] = {pb.ENDPOINT_ROLE_PRIMARY: "primary", pb.ENDPOINT_ROLE_BACKUP: "backup"}
-# From this width on a table says how fast endpoints answer, too, and shows more of a long address.
-_WIDE = 100
 
 
 @dataclass(frozen=True)
@@ -148,7 +133,7 @@ def _endpoint_cells(endpoint: EndpointView) -> tuple[str, ...]:
         endpoint.role,
         endpoint.zone,
         _breaker(endpoint.breaker),
-        _serves(endpoint.serving, sound=endpoint.state != UNHEALTHY and endpoint.breaker != _OPEN),
+        who_serves(endpoint.serving, sound=endpoint.state != UNHEALTHY and endpoint.breaker != OPEN),
         "" if endpoint.in_flight is None else _in_flight(endpoint.in_flight),
         endpoint.detail,
     )
@@ -159,7 +144,7 @@ def _store_cells(store: retrieval_pb.StoreStatus) -> tuple[str, ...]:
         clean(store.name),
         health_of(store),
         clean(store.engine),
-        _searches_by(store),
+        searches_by(store),
         f"{store.chunk_count:,} passages",
         _breaker(store.breaker),
         _in_flight(store.in_flight),
@@ -171,123 +156,27 @@ def _llm_cells(llm: generation_pb.EndpointStatus) -> tuple[str, ...]:
     return (
         clean(llm.name),
         health_of(llm),
-        _kind(llm),
+        kind_of(llm),
         clean(llm.role),
         _breaker(llm.breaker),
-        _serves(llm.serving, sound=llm.breaker != _OPEN),
+        who_serves(llm.serving, sound=llm.breaker != OPEN),
         _in_flight(llm.in_flight),
-        _latency(llm),
+        latency_of(llm),
         one_line(llm.error_message),
     )
 
 
 def health_of(thing: retrieval_pb.StoreStatus | generation_pb.EndpointStatus) -> str:
     """The state of a store, or of an endpoint that writes answers, in one word."""
-    return HEALTHY if thing.healthy else _FAILING
-
-
-def render(picture: Picture, width: int) -> RenderableType:
-    """The picture as tables for a terminal of ``width`` columns, and below them why what is not well is not."""
-    parts: list[RenderableType] = [_services_table(picture.services, width)]
-    if picture.stores:
-        parts += ["", _stores_table(picture.stores)]
-    if picture.llms:
-        parts += ["", _llms_table(picture.llms, width)]
-    reasons = list(_reasons(picture))
-    if reasons:
-        parts += ["", *reasons]
-    return Group(*parts)
-
-
-def _services_table(services: Sequence[ServiceView], width: int) -> Table:
-    wide = width >= _WIDE
-    zones = any(endpoint.zone for service in services for endpoint in service.endpoints)
-    # What is left for an address once every other column has what it needs at most.
-    room = max(16, width - (86 if wide else 58) - (12 if zones else 0))
-    columns = ["Service", "State", "Endpoint", "Role", *(["Zone"] if zones else []), "Breaker", "Now", "Calls"]
-    table = _table(*columns, *(["Answer"] if wide else []), right=("Calls", "Answer"))
-    for service in services:
-        several = len(service.endpoints) > 1
-        if several or not service.endpoints:
-            count = f"{len(service.endpoints)} endpoints"
-            table.add_row(service.service, _coloured(service.state), Text(count, style="dim"))
-        for endpoint in service.endpoints:
-            cells: list[str | Text] = [
-                "" if several else service.service,
-                _coloured(endpoint.state if several else service.state),
-                _shortened(endpoint.address, room),
-                endpoint.role,
-                *([endpoint.zone] if zones else []),
-                _coloured(endpoint.breaker),
-                _serves(endpoint.serving, sound=endpoint.state != UNHEALTHY and endpoint.breaker != _OPEN),
-                "" if endpoint.in_flight is None else str(endpoint.in_flight),
-            ]
-            took = endpoint.milliseconds
-            table.add_row(*cells, *(["" if took is None else f"{took:.1f} ms"] if wide else []))
-    return table
-
-
-def _stores_table(stores: Sequence[retrieval_pb.StoreStatus]) -> Table:
-    columns = ("Vector store", "State", "Engine", "Finds by", "Passages", "Breaker", "Calls")
-    table = _table(*columns, right=("Passages", "Calls"))
-    for store in stores:
-        table.add_row(
-            clean(store.name),
-            _coloured(health_of(store)),
-            clean(store.engine),
-            _searches_by(store, ", "),
-            f"{store.chunk_count:,}",
-            _coloured(store.breaker),
-            str(store.in_flight),
-        )
-    return table
-
-
-def _llms_table(llms: Sequence[generation_pb.EndpointStatus], width: int) -> Table:
-    wide = width >= _WIDE
-    columns = ("LLM endpoint", "State", "Model", "Role", "Breaker", "Now", "Calls")
-    table = _table(*columns, *(["Answer"] if wide else []), right=("Calls", "Answer"))
-    for llm in llms:
-        table.add_row(
-            clean(llm.name),
-            _coloured(health_of(llm)),
-            _kind(llm) if wide else clean(llm.model or llm.kind),
-            clean(llm.role),
-            _coloured(llm.breaker),
-            _serves(llm.serving, sound=llm.breaker != _OPEN),
-            str(llm.in_flight),
-            *([_latency(llm)] if wide else []),
-        )
-    return table
-
-
-def _reasons(picture: Picture) -> Iterable[Text]:
-    for service in picture.services:
-        if service.state != HEALTHY:
-            yield _reason(service.service, service.state, service.detail)
-            continue
-        for endpoint in service.endpoints:
-            if endpoint.state != HEALTHY:
-                yield _reason(f"{service.service} at {endpoint.address}", endpoint.state, endpoint.detail)
-    for what, things in (("vector store", picture.stores or ()), ("LLM endpoint", picture.llms or ())):
-        for thing in things:
-            if thing.error_message or not thing.healthy:
-                yield _reason(f"{what} {clean(thing.name)}", health_of(thing), one_line(thing.error_message))
-
-
-def _reason(who: str, state: str, why: str) -> Text:
-    return Text.assemble((who, "cyan"), " is ", _coloured(state), f": {why}" if why else "")
-
-
-def _coloured(word: str) -> Text:
-    return Text(clean(word), style=_COLOURS.get(word, ""))
+    return HEALTHY if thing.healthy else FAILING
 
 
 def _breaker(state: str) -> str:
     return f"breaker {clean(state)}" if state else ""
 
 
-def _serves(serving: bool | None, *, sound: bool) -> str:
+def who_serves(serving: bool | None, *, sound: bool) -> str:
+    """Whether calls go to something now and, if they do not, whether they could; empty where nobody knows."""
     if serving is None:
         return ""
     return "serves" if serving else "waits" if sound else "is out"
@@ -297,33 +186,19 @@ def _in_flight(count: int) -> str:
     return f"{count:,} in flight"
 
 
-def _latency(llm: generation_pb.EndpointStatus) -> str:
+def latency_of(llm: generation_pb.EndpointStatus) -> str:
+    """How long an answer takes, in milliseconds; empty before the first."""
     latency = llm.latency.ToMilliseconds()
     return f"{latency:,} ms" if latency else ""
 
 
-def _kind(llm: generation_pb.EndpointStatus) -> str:
+def kind_of(llm: generation_pb.EndpointStatus) -> str:
+    """How an endpoint is reached, and its model."""
     return " ".join(clean(word) for word in (llm.kind, llm.model) if word)
 
 
-def _searches_by(store: retrieval_pb.StoreStatus, between: str = " + ") -> str:
+def searches_by(store: retrieval_pb.StoreStatus, between: str = " + ") -> str:
+    """By what a store can search."""
     return (
         between.join(word for word, able in (("meaning", store.dense), ("words", store.lexical)) if able) or "nothing"
     )
-
-
-def _shortened(address: str, room: int) -> str:
-    """The end of a long address: sockets of one data directory differ there alone."""
-    return address if len(address) <= room else f"…{address[1 - room :]}"
-
-
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(
-            column,
-            overflow="fold",
-            style="cyan" if column == columns[0] else None,
-            justify="right" if column in right else "left",
-        )
-    return table

@@ -23,7 +23,8 @@ from cli.output import Format, Screen
 from cli.rpc_errors import explain
 from cli.status_ask import Peers, Where
 from cli.status_changes import changes
-from cli.status_view import Llms, Picture, ServiceView, Stores, render
+from cli.status_tables import render
+from cli.status_view import Llms, Picture, ServiceView, Stores
 
 _T = TypeVar("_T")
 REFRESH = 2.0
@@ -85,15 +86,15 @@ class Watch:
         while True:
             told = self._told
             try:
-                why = await self._until_lost()
+                why = await _first(self._listen(), self._ask())
             except grpc.aio.AioRpcError as error:
                 if error.code() in _FINAL:
-                    address = self._peers.where.addresses["monitoring"]
-                    raise explain(error, "monitoring", address) from error
+                    raise explain(error, "monitoring", self._peers.where.addresses["monitoring"]) from error
                 why = self._peers.why(error, "monitoring")
                 if self._told > told:
-                    # A connection that was fine has ended: only if the next one does not come about, that is told.
-                    pause = 0.0
+                    # A connection that was fine has ended: only if no other one comes about, that is told.
+                    pause = _FIRST_RETRY
+                    await asyncio.sleep(pause)
                     continue
             if not self._lost:
                 self._lost = True
@@ -101,20 +102,23 @@ class Watch:
             pause = min(max(2 * pause, _FIRST_RETRY), _LAST_RETRY)
             await asyncio.sleep(pause)
 
-    async def _until_lost(self) -> str:
-        """Follow monitoring until it does not answer in time; raises AioRpcError when it ends."""
-        return await _first(self._listen(), self._ask())
-
     async def _listen(self) -> str:
+        """Hear of changes until monitoring has no more to say; raises AioRpcError when the connection ends."""
         async for services in self._peers.topologies():
             self._tell(services)
-        return "it ended"
+        return "it stops"
 
     async def _ask(self) -> str:
+        """Ask now and then until there is no answer in time; raises AioRpcError when the connection ends."""
         while True:
             await asyncio.sleep(self._refresh)
             told = self._told
-            services = await self._peers.topology()
+            try:
+                services = await self._peers.topology()
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    return self._peers.why(error, "monitoring")
+                raise
             if told == self._told:
                 # What was pushed meanwhile is newer.
                 self._tell(services)

@@ -13,7 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cli.status_changes import changes
-from cli.status_view import EndpointView, Picture, ServiceView, read_services, render, text_lines
+from cli.status_tables import render
+from cli.status_view import EndpointView, Picture, ServiceView, read_services, text_lines
 from groundwire.generation.v1 import generation_service_pb2 as generation_pb
 from groundwire.monitoring.v1 import monitoring_service_pb2 as pb
 from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
