@@ -23,7 +23,8 @@ from cli.mesh import listen_problem
 from cli.options import Globals
 from cli.output import Format, Screen
 from cli.services import NAMES, settings_class
-from cli.status import SERVING, UNREACHABLE, check
+from cli.status_ask import Peers, Where
+from cli.status_view import HEALTHY, UNHEALTHY
 from cli.text import plural, size
 from services.corpus.errors import GroundwireError
 from services.embedding.weights import BGE_SMALL_EN, MS_MARCO_MINILM_L12, WeightSources, find_weights
@@ -205,9 +206,10 @@ def callers(settings: Settings) -> Finding:
 
 async def address(name: str, where: str, options: TlsOptions | None = None) -> Finding:
     """Whether a service could listen at ``where``, or a groundwire answers there already."""
-    answer = await check(name, where, patience=2.0, tls=options)
-    if answer.state != UNREACHABLE:
-        state = OK if answer.state == SERVING else WARN
+    async with Peers(Where({name: where}, patience=2.0, tls=options)) as peers:
+        answer = await peers.check(name)
+    if answer.state != UNHEALTHY:
+        state = OK if answer.state == HEALTHY else WARN
         return Finding(state, "Address", f"{name} {where}: groundwire answers, {answer.state}", answer.detail)
     if where.startswith("unix:"):
         return Finding(OK, "Address", f"{name} {where}: free")

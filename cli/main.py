@@ -101,7 +101,9 @@ app.command(
     epilog=_example("groundwire restore /backups/monday --keys /elsewhere/keys-monday --data-dir ./data"),
 )(backup.restore)
 app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
-app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status"))(inspect.status)
+app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status", "groundwire status --watch"))(
+    inspect.status
+)
 app.command("doctor", rich_help_panel=_LOOK, epilog=_example("groundwire doctor --output json"))(inspect.doctor)
 
 

@@ -76,6 +76,11 @@ def explain(error: grpc.aio.AioRpcError, service: str, address: str) -> CliError
     return CliError(f"{said or code.name} ({service} service)", code=ExitCode.REFUSED)
 
 
+def said_by_service(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a service of ours ended the call, and not the connection to it."""
+    return _details(error)[0] is not None
+
+
 def tls_problem(error: grpc.aio.AioRpcError) -> str:
     """What is wrong with TLS if that is why there is no connection; else empty."""
     said = error.details() or ""

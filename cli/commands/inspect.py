@@ -26,10 +26,15 @@ def status(
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait for each answer.")
     ] = 3.0,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on, and show each change as it happens, until Ctrl-C.")
+    ] = False,
     output: OutputOption = Format.AUTO,
 ) -> None:
-    """Show how every service, vector store and LLM endpoint is; exit code 3 unless all serve."""
-    from cli.status import addresses, show_status  # noqa: PLC0415 - grpc is only needed now
+    """Show how every service, vector store and LLM endpoint is; exit code 3 unless all are healthy."""
+    from cli.status import show_status  # noqa: PLC0415 - grpc is only needed now
+    from cli.status_ask import find  # noqa: PLC0415
+    from cli.status_watch import watch_status  # noqa: PLC0415
     from services.runtime.settings import Settings  # noqa: PLC0415
 
     settings = globals_of(context).load(Settings)
@@ -37,8 +42,9 @@ def status(
         # Its calls carry a token of that directory, too.
         os.environ["GROUNDWIRE_DATA_DIR"] = str(data_dir.absolute())
         settings = globals_of(context).load(Settings)
-    where = addresses(settings, address or (), port_base)
-    raise typer.Exit(asyncio.run(show_status(Screen(output), where, timeout, tls=settings.tls)))
+    where = find(settings, address or (), port_base, timeout)
+    show = watch_status if watch else show_status
+    raise typer.Exit(asyncio.run(show(Screen(output), where)))
 
 
 def doctor(context: typer.Context, output: OutputOption = Format.AUTO) -> None:

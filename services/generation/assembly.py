@@ -12,17 +12,25 @@ from groundwire.generation.v1 import generation_service_pb2_grpc as rpc
 from services.embedding.ports import CrossEncoder
 from services.embedding.weights import MS_MARCO_MINILM_L12
 from services.generation.adapters.extractive import ExtractiveEndpoint
-from services.generation.generation import AttemptLimits, Generator
+from services.generation.balancing import Balancing, BalancingPolicy
+from services.generation.endpoint import AttemptLimits
+from services.generation.generation import Generator
 from services.generation.ports import AnswerEndpoint
 from services.generation.servicer import GenerationServicer
-from services.generation.settings import EndpointOptions, GenerationSettings
+from services.generation.settings import EXTRACTIVE, EndpointOptions, GenerationSettings
+from services.resilience.breaker import BreakerState
+from services.resilience.endpoints import Endpoint
+from services.resilience.pool import PoolEvent
 from services.runtime.identity import current_caller
 from services.runtime.process import Process
 from services.runtime.server import Service
 
 
 async def assemble(
-    settings: GenerationSettings, process: Process, *, endpoints: Sequence[AnswerEndpoint] | None = None
+    settings: GenerationSettings,
+    process: Process,
+    *,
+    endpoints: Sequence[AnswerEndpoint] | None = None,
 ) -> Service:
     """Wire generation to the endpoints that the settings name (or take ``endpoints``, and close them)."""
     options = settings.generation
@@ -32,7 +40,18 @@ async def assemble(
             _endpoint(endpoint, cross_encoder, options.first_token_timeout) for endpoint in options.llm_endpoints
         ]
     limits = AttemptLimits(first_token=options.first_token_timeout, total=options.answer_timeout)
-    generator = Generator(endpoints, time.monotonic, limits)
+    policy = BalancingPolicy(
+        roles=options.roles(),
+        balancing=Balancing(options.load_balancer),
+        retry_ratio=settings.failover.retry_ratio,
+        retry_floor=settings.failover.retry_floor,
+    )
+
+    def on_breaker(name: str, old: BreakerState, new: BreakerState) -> None:
+        what = f"the breaker of {name} went from {old.value} to {new.value}"
+        process.endpoint_changed("generation", "llm", PoolEvent(what, Endpoint(name), breaker=(old, new)))
+
+    generator = Generator(endpoints, time.monotonic, limits, policy=policy, on_breaker=on_breaker)
     servicer = GenerationServicer(generator, current_caller)
 
     def register(server: grpc.aio.Server) -> None:
@@ -40,6 +59,11 @@ async def assemble(
 
     async def ready() -> None:
         """Endpoints are tried when they are needed: one that is down now may be back by then."""
+
+    def impairment() -> str:
+        found = generator.list_endpoints()
+        out = [each.name for each in found if not each.healthy and each.breaker is not BreakerState.CLOSED]
+        return f"language models do not answer: {', '.join(out)}" if out else ""
 
     return Service(
         name="generation",
@@ -49,11 +73,12 @@ async def assemble(
         close=generator.close,
         recorder=await process.recorder(settings, "generation", several=True),
         deadline_cap=options.timeout,
+        impairment=impairment,
     )
 
 
 def _endpoint(options: EndpointOptions, cross_encoder: CrossEncoder, patience: float) -> AnswerEndpoint:
-    if options.url == "extractive:":
+    if options.url == EXTRACTIVE:
         return ExtractiveEndpoint(cross_encoder, name=options.name, model=MS_MARCO_MINILM_L12.name)
     # Its HTTP client takes long to import, and the endpoint that runs here needs none.
     from services.generation.adapters.openai import OpenAIEndpoint  # noqa: PLC0415

@@ -8,10 +8,10 @@ from datetime import timedelta
 from groundwire.common.v1 import core_pb2
 from groundwire.generation.v1 import generation_service_pb2 as pb
 from services.corpus.errors import Violations
+from services.generation.endpoint import EndpointStatus
 from services.generation.generation import (
     Attempt,
     Delta,
-    EndpointStatus,
     Final,
     GenerationEvent,
     GenerationRequest,
@@ -104,14 +104,17 @@ def event_to_pb(event: GenerationEvent) -> pb.GenerateEvent:
 
 
 def status_to_pb(status: EndpointStatus) -> pb.EndpointStatus:
-    """Write an endpoint's status; ``breaker`` stays empty while endpoints have none."""
+    """Write an endpoint's status."""
     written = pb.EndpointStatus(
         name=status.name,
         kind=status.kind,
         model=status.model,
         healthy=status.healthy,
+        breaker=status.breaker.value,
         in_flight=status.in_flight,
         error_message=status.error_message,
+        role=status.role.value,
+        serving=status.serving,
     )
     written.latency.FromTimedelta(timedelta(seconds=status.latency))
     return written

@@ -1,4 +1,4 @@
-"""Generation: one answer from several endpoints, tried in order, as a stream that never mixes two texts. Pure.
+"""Generation: one answer from several endpoints, as a stream that never mixes two texts. Pure.
 
 A stream is a sequence of events; :func:`fold` says what a client shows after each. Two texts are never
 concatenated: what a failed attempt showed is taken back by a Reset before the next Attempt begins.
@@ -10,28 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from services.corpus.coverage import Notice
-from services.corpus.errors import DeadlineExceeded, GroundwireError, ResourceExhausted, Unavailable
-from services.generation.ports import AnswerEndpoint, Citation, Draft, Passage, Usage
+from services.corpus.errors import FailedPrecondition, GroundwireError, ResourceExhausted, Unavailable
+from services.generation.balancing import BalancingPolicy, LoadBalancer
+from services.generation.endpoint import AttemptLimits, BreakerChanged, EndpointStatus, WatchedEndpoint
+from services.generation.ports import AnswerEndpoint, Citation, Draft, Question, Unreached, Usage
+from services.resilience.budget import RetryBudget
+from services.resilience.endpoints import Clock, Role
 
 LOW_CONFIDENCE = "The given sources do not answer this question with the confidence that was asked for."
 """What is shown in place of an answer whose confidence is below the request's ``min_confidence``."""
 
-_LATENCY_WEIGHT = 0.2  # of the newest call in the moving average: about the last ten calls count
+# An endpoint that was not reached, or refused the question at once: asking another one burdens nobody twice.
+_DID_NOTHING = (Unreached, FailedPrecondition, ResourceExhausted)
+_LONGEST_WINDOW = 60.0  # of the budget of retries, in seconds
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationRequest:
+class GenerationRequest(Question):
     """A question and the passages, best first, that may answer it."""
 
-    query: str
-    passages: tuple[Passage, ...]
-    max_tokens: int = 1000
     min_confidence: float = 0.0
 
 
@@ -96,54 +99,38 @@ def fold(shown: str, event: GenerationEvent) -> str:
             return shown
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointStatus:
-    """How one endpoint is.
-
-    ``healthy`` tells whether its last call went well (true before the first), ``latency`` is the moving average of
-    the seconds to a complete answer (0 before the first), ``error_message`` why the last call failed, in safe words.
-    """
-
-    name: str
-    kind: str
-    model: str
-    healthy: bool
-    in_flight: int
-    latency: float
-    error_message: str
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptLimits:
-    """How long one attempt may make us wait, in seconds: for its first sign of life, and in all.
-
-    Only time spent waiting for the endpoint counts, not the time that a slow client takes to read.
-    """
-
-    first_token: float = 20.0
-    total: float = 120.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.first_token <= self.total:
-            raise ValueError("first_token must be above 0 and at most total")
-
-
 class Generator:
-    """Writes answers over endpoints that are tried in the order given.
+    """Writes answers over several endpoints.
 
-    ``clock`` gives monotonic seconds. The endpoints stay with the caller until :meth:`close`.
+    ``clock`` gives monotonic seconds. The endpoints stay with the caller until :meth:`close`. ``on_breaker`` is told
+    when an endpoint's circuit breaker changes.
     """
 
     def __init__(
         self,
         endpoints: Sequence[AnswerEndpoint],
-        clock: Callable[[], float],
-        limits: AttemptLimits = AttemptLimits(),
+        clock: Clock,
+        limits: AttemptLimits | None = None,
+        *,
+        policy: BalancingPolicy | None = None,
+        on_breaker: BreakerChanged | None = None,
     ) -> None:
         names = [endpoint.name for endpoint in endpoints]
         if not names or len(set(names)) != len(names):
             raise ValueError("at least one endpoint is needed, each with a name of its own")
-        self._watched = [_Watched(endpoint, clock, limits) for endpoint in endpoints]
+        limits, policy = limits or AttemptLimits(), policy or BalancingPolicy()
+        self._watched = [
+            WatchedEndpoint(endpoint, policy.roles.get(endpoint.name, Role.PRIMARY), clock, limits, on_breaker)
+            for endpoint in endpoints
+        ]
+        self._balancer = LoadBalancer(self._watched, policy.balancing)
+        self._retries = RetryBudget(
+            ratio=policy.retry_ratio,
+            floor=policy.floor(len(names)),
+            # Questions that are still being answered count.
+            window=min(limits.total, _LONGEST_WINDOW),
+            clock=clock,
+        )
 
     async def generate(self, request: GenerationRequest) -> GenerationResult:
         """Return the complete answer; raise Unavailable (NO_ENDPOINT_ANSWERED) when every endpoint failed."""
@@ -160,29 +147,35 @@ class Generator:
         caller did not want is never seen, not even for a moment.
 
         Raises:
-            Unavailable: Every endpoint failed (NO_ENDPOINT_ANSWERED); what was shown until then is void.
+            Unavailable: Every endpoint failed, or as many as the budget of retries allows (NO_ENDPOINT_ANSWERED); what
+                was shown until then is void.
         """
         failures: list[GroundwireError] = []
+        tried: list[WatchedEndpoint] = []
         shown = ""
-        for number, watched in enumerate(self._watched, start=1):
-            if shown:
-                yield Reset(f"endpoint {self._watched[number - 2].name} failed")
-                shown = ""
-            yield Attempt(watched.name, number)
-            draft: Draft | None = None
-            try:
-                async with aclosing(watched.answer(request)) as items:
-                    async for item in items:
-                        if isinstance(item, Draft):
-                            draft = item
-                        elif request.min_confidence <= 0:
-                            shown += item
-                            yield Delta(item)
-            except GroundwireError as error:
-                failures.append(error)
-                continue
-            if draft is None:
-                raise AssertionError("an attempt ends with a draft or raises")
+        self._retries.call()
+        while (watched := self._next(tried, failures)) is not None:
+            # Held from here on: who is chosen next must know of this call, although it has not begun yet.
+            with watched.call() as call:
+                if shown:
+                    yield Reset(f"endpoint {tried[-1].name} failed")
+                    shown = ""
+                tried.append(watched)
+                yield Attempt(watched.name, len(tried))
+                draft: Draft | None = None
+                try:
+                    async with aclosing(call.answer(request)) as items:
+                        async for item in items:
+                            if isinstance(item, Draft):
+                                draft = item
+                            elif request.min_confidence <= 0:
+                                shown += item
+                                yield Delta(item)
+                except GroundwireError as error:
+                    failures.append(error)
+                    continue
+                if draft is None:
+                    raise AssertionError("an attempt ends with a draft or raises")
             result = _judge(draft, request, watched.name, failures)
             if shown and shown != result.answer:
                 yield Reset("the answer was corrected")
@@ -195,7 +188,7 @@ class Generator:
 
     def list_endpoints(self) -> list[EndpointStatus]:
         """How every endpoint is, in the configured order."""
-        return [watched.status() for watched in self._watched]
+        return self._balancer.statuses()
 
     async def close(self) -> None:
         """Close every endpoint, also when closing one of them fails; the first failure is raised."""
@@ -203,6 +196,15 @@ class Generator:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+
+    def _next(self, tried: Sequence[WatchedEndpoint], failures: Sequence[GroundwireError]) -> WatchedEndpoint | None:
+        """Whom to ask next; None when everybody was asked, or asking more would burden endpoints too much."""
+        if len(tried) == len(self._watched):
+            return None
+        if failures and not isinstance(failures[-1], _DID_NOTHING) and not self._retries.spend():
+            _log.warning("no further endpoint is asked: too many questions needed a second one lately")
+            return None
+        return self._balancer.choose(tried)
 
 
 def _judge(
@@ -229,88 +231,8 @@ def _judge(
 
 def _nobody_answered(failures: Sequence[GroundwireError]) -> Unavailable:
     waits = [error.retry_after for error in failures if isinstance(error, Unavailable | ResourceExhausted)]
-    error = Unavailable("no endpoint answered", reason="NO_ENDPOINT_ANSWERED", retry_after=min(waits, default=1.0))
+    # 0 is that of an endpoint that does not say.
+    retry_after = min((wait for wait in waits if wait > 0), default=1.0)
+    error = Unavailable("no endpoint answered", reason="NO_ENDPOINT_ANSWERED", retry_after=retry_after)
     error.__cause__ = failures[-1]
     return error
-
-
-class _Watched:
-    """An endpoint with what is known about it: the one place where the outcome of every call is recorded."""
-
-    def __init__(self, endpoint: AnswerEndpoint, clock: Callable[[], float], limits: AttemptLimits) -> None:
-        self._endpoint = endpoint
-        self._clock = clock
-        self._limits = limits
-        self._in_flight = 0
-        self._latency: float | None = None
-        self._failure = ""
-
-    @property
-    def name(self) -> str:
-        return self._endpoint.name
-
-    async def answer(self, request: GenerationRequest) -> AsyncGenerator[str | Draft, None]:
-        """The endpoint's items within the limits; every failure is a GroundwireError, and recorded.
-
-        A caller that goes away says nothing about the endpoint: then nothing is recorded.
-        """
-        self._in_flight += 1
-        waited = 0.0
-        started = False
-        try:
-            async with aclosing(self._endpoint.answer(request.query, request.passages, request.max_tokens)) as items:
-                while True:
-                    began = self._clock()
-                    item = await self._next(items, waited, started)
-                    waited += self._clock() - began
-                    if isinstance(item, Draft):
-                        break
-                    started = True
-                    if item:
-                        yield item
-            self._record_success(waited)
-            yield item
-        except GroundwireError as error:
-            self._record_failure(error.message)
-            raise
-        except Exception as error:
-            # A defect of an endpoint must not take the answer away that another one can give; it is logged without
-            # its message, which may hold anything.
-            _log.error("endpoint %s failed unexpectedly: %s", self.name, type(error).__name__)
-            self._record_failure("failed unexpectedly")
-            raise Unavailable("the endpoint failed unexpectedly") from error
-        finally:
-            self._in_flight -= 1
-
-    async def _next(self, items: AsyncGenerator[str | Draft, None], waited: float, started: bool) -> str | Draft:
-        limit = self._limits.total if started else self._limits.first_token
-        try:
-            async with asyncio.timeout(max(0.0, limit - waited)):
-                return await anext(items)
-        except TimeoutError as error:
-            what = "complete answer" if started else "text"
-            raise DeadlineExceeded(f"the endpoint gave no {what} in time") from error
-        except StopAsyncIteration:
-            raise Unavailable("the endpoint stopped before the end of its answer") from None
-
-    def status(self) -> EndpointStatus:
-        return EndpointStatus(
-            name=self.name,
-            kind=self._endpoint.kind,
-            model=self._endpoint.model,
-            healthy=not self._failure,
-            in_flight=self._in_flight,
-            latency=self._latency or 0.0,
-            error_message=self._failure,
-        )
-
-    async def close(self) -> None:
-        await self._endpoint.close()
-
-    def _record_success(self, seconds: float) -> None:
-        self._failure = ""
-        old = seconds if self._latency is None else self._latency
-        self._latency = old + _LATENCY_WEIGHT * (seconds - old)
-
-    def _record_failure(self, words: str) -> None:
-        self._failure = words or "failed"

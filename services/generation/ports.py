@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.corpus.errors import Unavailable
+
 ABSTENTION = "The given sources do not answer this question."
 """What is shown in place of an answer when the passages do not support one."""
 
@@ -21,6 +23,15 @@ class Passage:
     title: str
     text: str
     score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, the passages, best first, that may answer it, and how long the answer may be."""
+
+    query: str
+    passages: tuple[Passage, ...]
+    max_tokens: int = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,10 @@ def abstention(confidence: float = 0.0, usage: Usage = Usage()) -> Draft:
     return Draft(ABSTENTION, confidence=confidence, abstained=True, usage=usage)
 
 
+class Unreached(Unavailable):
+    """There was no connection to the endpoint: it did nothing."""
+
+
 class AnswerEndpoint(Protocol):
     """Something that writes answers from passages. Safe to call concurrently."""
 
@@ -90,8 +105,8 @@ class AnswerEndpoint(Protocol):
         cancelling the task that waits for it, ends the work behind it.
 
         Raises:
-            Unavailable: The endpoint did not answer, or stopped in the middle.
-            ResourceExhausted: The endpoint refuses more work for now.
+            Unavailable: The endpoint did not answer, or stopped in the middle; Unreached where it was never asked.
+            ResourceExhausted: The endpoint refuses more work for now; ``retry_after`` is 0 if it does not say how long.
             FailedPrecondition: The endpoint refuses our credentials, model or request: repeating does not help.
         """
 

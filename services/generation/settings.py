@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from services.resilience.endpoints import Role
 from services.runtime.settings import WORKERS_DESCRIPTION, Options, Settings
+
+EXTRACTIVE = "extractive:"
 
 
 class EndpointOptions(Options):
@@ -19,10 +22,15 @@ class EndpointOptions(Options):
     )
     model: str = Field("", description="The model that an OpenAI-compatible server is asked for.")
     api_key: SecretStr | None = Field(None, description="Its key, if it wants one.")
+    role: Literal["primary", "backup"] | None = Field(
+        None,
+        description="Primaries share the questions, backups answer while no primary can; unset: primary, but extractive: "
+        "beside others is a backup.",
+    )
 
     @model_validator(mode="after")
     def _names_a_model(self) -> Self:
-        if self.url != "extractive:" and not self.model:
+        if self.url != EXTRACTIVE and not self.model:
             raise ValueError(f"the endpoint {self.name} needs a model")
         return self
 
@@ -31,9 +39,12 @@ class GenerationOptions(Options):
     """How answers are written."""
 
     llm_endpoints: tuple[EndpointOptions, ...] = Field(
-        (EndpointOptions(name="extractive", url="extractive:"),),
+        (EndpointOptions(name="extractive", url=EXTRACTIVE),),
         min_length=1,
-        description="Tried in this order until one has written an answer.",
+        description="Tried until one has written an answer: primaries, then backups in this order.",
+    )
+    load_balancer: Literal["least_loaded", "round_robin"] = Field(
+        "least_loaded", description="How primaries share the questions: fewest in flight, or by turns."
     )
     first_token_timeout: float = Field(20.0, gt=0, le=600, description="Seconds until an endpoint's first words.")
     answer_timeout: float = Field(60.0, gt=0, le=3600, description="Seconds until an endpoint's last words.")
@@ -45,7 +56,19 @@ class GenerationOptions(Options):
         names = [endpoint.name for endpoint in self.llm_endpoints]
         if len(set(names)) != len(names):
             raise ValueError("llm_endpoints need distinct names")
+        if Role.PRIMARY not in self.roles().values():
+            raise ValueError("llm_endpoints need a primary")
         return self
+
+    def roles(self) -> dict[str, Role]:
+        """The part that each endpoint plays, by its name."""
+        only_extractive = all(endpoint.url == EXTRACTIVE for endpoint in self.llm_endpoints)
+        return {
+            endpoint.name: Role(endpoint.role)
+            if endpoint.role
+            else (Role.BACKUP if endpoint.url == EXTRACTIVE and not only_extractive else Role.PRIMARY)
+            for endpoint in self.llm_endpoints
+        }
 
 
 class GenerationSettings(Settings):

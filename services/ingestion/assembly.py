@@ -49,7 +49,9 @@ async def assemble(
         timeout_s=options.parser_timeout,
         memory_limit_bytes=options.parser_memory_mib * MIB,
     )
-    opened_store = store or await process.sealed_store(settings, options.vector_store_url, "ingestion", _STORE)
+    opened_store = store or await process.sealed_store(
+        settings, process.store_channel(options.vector_store_url, "ingestion", _STORE, settings)
+    )
     embedder = await process.embedder(settings)
     keys = await process.encryption(settings)
     ingestor = Ingestor(

@@ -6,11 +6,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from services.monitoring.ports import MeshView, SelfReport
-from services.resilience.breaker import BreakerState
+from services.resilience.breaker import WORST_FIRST, BreakerState
 from services.resilience.endpoints import Endpoint, EndpointStatus, Role
 from services.resilience.health import HealthCheck, ServiceHealth
-
-_WORST = (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,7 @@ def _service(
             EndpointState(
                 endpoint=status.endpoint,
                 health=_health(status, reports.get(where)),
-                breaker=next((state for state in _WORST if state in breakers), None),
+                breaker=next((state for state in WORST_FIRST if state in breakers), None),
                 serving=any(each.status.serving for each in observations) if observations else status.serving,
                 observations=observations,
             )

@@ -27,6 +27,9 @@ class BreakerState(Enum):
     HALF_OPEN = "half-open"
 
 
+WORST_FIRST = (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED)
+
+
 @dataclass(frozen=True)
 class BreakerPolicy:
     """When a breaker opens, for how long, and what closes it again. Times are in seconds, rates from 0 to 1.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from services.resilience.breaker import BreakerPolicy, BreakerState, CircuitBreaker
+from services.resilience.breaker import WORST_FIRST, BreakerPolicy, BreakerState, CircuitBreaker
 from services.resilience.health import HealthCheck, ServiceHealth
 
 Clock = Callable[[], float]
@@ -95,10 +95,15 @@ class Member:
 
     @property
     def breaker_state(self) -> BreakerState:
-        """The worst of its breakers' states."""
-        states = {breaker.state for breaker in self._breakers.values()}
-        order = (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED)
-        return next(state for state in order if state in states)
+        """The worst of its breakers' states.
+
+        An open one whose time has passed lets the next call find out: it counts as half-open, though nobody called yet.
+        """
+        states = {
+            BreakerState.HALF_OPEN if breaker.state is BreakerState.OPEN and breaker.would_permit() else breaker.state
+            for breaker in self._breakers.values()
+        }
+        return next(state for state in WORST_FIRST if state in states)
 
     def health(self, now: datetime) -> HealthCheck:
         """The last check, or that there was none yet."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import grpc
 
@@ -13,12 +14,14 @@ from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as rpc
 from services.catalog.ports import Catalog
 from services.corpus.errors import GroundwireError, Unavailable
 from services.embedding.threads import usable_cores
+from services.resilience.breaker import WORST_FIRST
 from services.resilience.brownout import Brownout
-from services.retrieval.ports import NamedStore
+from services.resilience.pool import Pool
+from services.retrieval.ports import NamedStore, StoreCondition
 from services.retrieval.rerank import RerankPolicy
 from services.retrieval.retrieval import RetrievalPolicy, Retriever
 from services.retrieval.servicer import RetrievalServicer
-from services.retrieval.settings import RetrievalSettings
+from services.retrieval.settings import RetrievalSettings, VectorStoreOptions
 from services.runtime.identity import current_caller
 from services.runtime.process import Process
 from services.runtime.server import Service
@@ -37,13 +40,7 @@ async def assemble(
     """
     options = settings.retrieval
     opened_catalog = catalog or await process.catalog(settings)
-    opened_stores = stores or [
-        NamedStore(
-            store.name,
-            await process.sealed_store(settings, store.address, "retrieval", store.name),
-        )
-        for store in options.vector_stores
-    ]
+    opened_stores = stores or [await _open_store(settings, process, store) for store in options.vector_stores]
     brownout = Brownout(time.monotonic)
     reranks = options.reranker_endpoint == "embedded:"
     retriever = Retriever(
@@ -81,4 +78,20 @@ async def assemble(
         # Its work is computing, mostly: more at once makes each call slower and none sooner.
         initial_limit=2 * usable_cores(),
         brownout=brownout,
+    )
+
+
+async def _open_store(settings: RetrievalSettings, process: Process, options: VectorStoreOptions) -> NamedStore:
+    channel = process.store_channel(options.address, "retrieval", options.name, settings)
+    store = await process.sealed_store(settings, channel)
+    return NamedStore(options.name, store, partial(_condition, channel.pool))
+
+
+def _condition(pool: Pool) -> StoreCondition:
+    members = pool.members
+    breakers = {member.breaker_state for member in members}
+    return StoreCondition(
+        breaker=next((state.value for state in WORST_FIRST if state in breakers), ""),
+        problem=pool.problem,
+        in_flight=sum(member.in_flight for member in members),
     )

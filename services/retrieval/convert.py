@@ -104,6 +104,7 @@ def write_statuses(statuses: Sequence[StoreStatus]) -> pb.ListStoresResponse:
                 breaker=status.breaker,
                 chunk_count=status.chunk_count,
                 error_message=status.error,
+                in_flight=status.in_flight,
             )
             for status in statuses
         ]

@@ -21,17 +21,36 @@ Pressure: TypeAlias = Callable[[], BrownoutStep]
 """What is left out for now, because there is too much to do."""
 
 
-def _no_breaker() -> str:
-    return ""
+@dataclass(frozen=True, slots=True)
+class StoreCondition:
+    """How a store's endpoints are, as far as calls to it have shown.
+
+    ``breaker`` is the worst state of their breakers, empty where there is none; ``problem`` says in a few safe words
+    which of them do not answer, ``in_flight`` how many calls are on their way.
+    """
+
+    breaker: str = ""
+    problem: str = ""
+    in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NamedStore:
-    """A store under the name that requests, coverage and citations use; ``breaker`` tells its breaker's state."""
+    """A store under the name that requests, coverage and citations use; ``condition`` tells how its endpoints are."""
 
     name: str
     store: VectorStore
-    breaker: Callable[[], str] = _no_breaker
+    condition: Callable[[], StoreCondition] = StoreCondition
 
 
-__all__ = ["Analyzer", "Catalog", "Clock", "CrossEncoder", "Embedder", "NamedStore", "Pressure", "VectorStore"]
+__all__ = [
+    "Analyzer",
+    "Catalog",
+    "Clock",
+    "CrossEncoder",
+    "Embedder",
+    "NamedStore",
+    "Pressure",
+    "StoreCondition",
+    "VectorStore",
+]

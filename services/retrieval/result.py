@@ -83,7 +83,7 @@ class RetrieveResult:
 
 @dataclass(frozen=True, slots=True)
 class StoreStatus:
-    """What one store can do and how it is; ``error`` says in a few safe words why it does not answer.
+    """What one store can do and how it is; ``error`` says in a few safe words why it, or a part of it, does not answer.
 
     ``breaker`` is "closed", "open", "half-open" or, without one, empty. ``chunk_count`` counts the caller's tenant's
     chunks in the default collection.
@@ -97,3 +97,4 @@ class StoreStatus:
     breaker: str = ""
     chunk_count: int = 0
     error: str = ""
+    in_flight: int = 0

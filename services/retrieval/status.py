@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from services.corpus.document import DEFAULT_COLLECTION
 from services.retrieval.federation import Federation, failure, outcomes
 from services.retrieval.ports import NamedStore
@@ -14,21 +16,21 @@ async def store_statuses(federation: Federation, tenant: str) -> list[StoreStatu
     endings = await outcomes((_ask(store, tenant) for store in federation.stores), federation.timeout)
     statuses = []
     for store, ending in zip(federation.stores, endings, strict=True):
+        # Looked at after the store was asked: that, too, has shown how it is.
+        condition = store.condition()
         if isinstance(ending, Exception):
             # What it could do when it last answered is still the best knowledge of it.
             known = federation.known_capabilities(store)
-            statuses.append(
-                StoreStatus(
-                    store.name,
-                    engine=known.engine if known else "",
-                    dense=known is not None and known.dense,
-                    lexical=known is not None and known.lexical,
-                    breaker=store.breaker(),
-                    error=failure(ending)[1],
-                )
+            status = StoreStatus(
+                store.name,
+                engine=known.engine if known else "",
+                dense=known is not None and known.dense,
+                lexical=known is not None and known.lexical,
+                error=failure(ending)[1],
             )
         else:
-            statuses.append(ending)
+            status = replace(ending, error=condition.problem)
+        statuses.append(replace(status, breaker=condition.breaker, in_flight=condition.in_flight))
     return statuses
 
 
@@ -42,6 +44,5 @@ async def _ask(store: NamedStore, tenant: str) -> StoreStatus:
         dense=can.dense,
         lexical=can.lexical,
         healthy=True,
-        breaker=store.breaker(),
         chunk_count=count,
     )

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -186,13 +187,14 @@ class Process:
             pool_policy=PoolPolicy(proving=options.proving),
         )
 
-        def tell(event: PoolEvent) -> None:
-            _log.info("endpoint changed", service=caller, dependency=name, what=event.what)
-            self.telemetry.endpoints.record(caller, name, event)
-            self._security_events.breaker_changed(caller, name, event)
-
-        channel.pool.listeners.append(tell)
+        channel.pool.listeners.append(partial(self.endpoint_changed, caller, name))
         return channel
+
+    def endpoint_changed(self, caller: str, dependency: str, event: PoolEvent) -> None:
+        """Log, count and, where a breaker changed, record what happened to an endpoint that ``caller`` uses."""
+        _log.info("endpoint changed", service=caller, dependency=dependency, what=event.what)
+        self.telemetry.endpoints.record(caller, dependency, event)
+        self._security_events.breaker_changed(caller, dependency, event)
 
     def _credentials(self, service: str) -> Credentials:
         made: Credentials | None = None
@@ -211,11 +213,10 @@ class Process:
 
         Without an address it is the mesh's own, which ``settings`` know.
         """
-        from services.vectorstores.remote import RemoteVectorStore  # noqa: PLC0415 - not every process has one
+        return _remote(self.store_channel(address, service, name, settings))
 
-        def to_error(error: grpc.aio.AioRpcError) -> GroundwireError:
-            return from_rpc_error(error, name)
-
+    def store_channel(self, address: str, service: str, name: str, settings: Settings | None = None) -> FailoverChannel:
+        """A new channel to the StoreService at ``address``, like :meth:`channel`."""
         if address:
             targets = [(target, Role.PRIMARY) for target in parse_targets(address)]
         elif settings is not None:
@@ -224,16 +225,16 @@ class Process:
             raise ValueError("neither an address nor settings")
         channel = self.channel_to(name, targets, service, settings)
         self._dependencies[service].append(channel)
-        return RemoteVectorStore(channel, to_error)
+        return channel
 
-    async def sealed_store(self, settings: Settings, address: str, service: str, name: str) -> VectorStore:
-        """Like :meth:`remote_store`, but the store gets sealed texts and keyed terms alone.
+    async def sealed_store(self, settings: Settings, channel: FailoverChannel) -> VectorStore:
+        """The vector store behind ``channel``, which it owns; the store gets sealed texts and keyed terms alone.
 
         Where encryption is switched off it gets them in clear.
         """
         from services.runtime.sealed_store import SealedVectorStore  # noqa: PLC0415 - not every process has one
 
-        remote = self.remote_store(address, service, name, settings)
+        remote = _remote(channel)
         keys = await self.encryption(settings)
         return SealedVectorStore(remote, keys.sealer, keys.terms) if keys else remote
 
@@ -250,6 +251,15 @@ class Process:
                 self._made[name] = await make()
         made: _T = self._made[name]
         return made
+
+
+def _remote(channel: FailoverChannel) -> ChunkStore:
+    from services.vectorstores.remote import RemoteVectorStore  # noqa: PLC0415 - not every process has one
+
+    def to_error(error: grpc.aio.AioRpcError) -> GroundwireError:
+        return from_rpc_error(error, channel.pool.service)
+
+    return RemoteVectorStore(channel, to_error)
 
 
 async def _open_embedder(settings: Settings) -> Embedder:

@@ -71,7 +71,8 @@ class Service:
     ``ready`` raises while something that the service cannot do without is missing. ``close`` runs after the last
     call has ended. ``deadline_cap`` is the longest that a call without a deadline may take, in seconds.
     ``initial_limit`` is how many calls it may serve at once until it has been learned what it does well with;
-    ``brownout`` is driven by its load, where it can do less for each call.
+    ``brownout`` is driven by its load, where it can do less for each call. ``impairment`` says in a few safe words what
+    it works without now, beside services of the mesh; nothing if all is there.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Service:
     max_request_bytes: int = 4 * MIB
     initial_limit: int = 128
     brownout: Brownout | None = None
+    impairment: Callable[[], str] = str
 
     async def end(self) -> None:
         """Close what the service holds, and then the recorder: closing may still leave something to record."""
@@ -118,7 +120,7 @@ class Server:
     def __post_init__(self) -> None:
         names = tuple(descriptor.full_name for descriptor in self._descriptors)
         self.board = HealthBoard(("", READINESS, *names), max_watchers=self.settings.connections.max_health_watchers)
-        self._standing = Standing([channel.pool for channel in self.dependencies])
+        self._standing = Standing([channel.pool for channel in self.dependencies], self.service.impairment)
         self._readiness: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._socket: Path | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from groundwire.monitoring.v1 import dependency_service_pb2 as pb
@@ -39,10 +39,14 @@ class Report:
 
 
 class Standing:
-    """What one server says of itself; ``pools`` are those that it calls. Belongs to one event loop."""
+    """What one server says of itself. Belongs to one event loop.
 
-    def __init__(self, pools: Sequence[Pool] = ()) -> None:
+    ``pools`` are those that it calls; ``impairment`` says what else it works without, and is asked now and then.
+    """
+
+    def __init__(self, pools: Sequence[Pool] = (), impairment: Callable[[], str] = str) -> None:
         self._pools = list(pools)
+        self._impairment = impairment
         self._problem: str | None = "it is starting"
         self._changed = asyncio.Event()
         for pool in self._pools:
@@ -57,8 +61,8 @@ class Standing:
     def report(self) -> Report:
         """How it is now."""
         dependencies = [Dependency(pool.service, pool.status, pool.statuses()) for pool in self._pools]
-        problems = dict.fromkeys(pool.problem for pool in self._pools if pool.problem)
-        message = self._problem or "; ".join(problems)
+        problems = dict.fromkeys((*(pool.problem for pool in self._pools), self._impairment()))
+        message = self._problem or "; ".join(filter(None, problems))
         return Report(ServiceHealth.DEGRADED if message else ServiceHealth.HEALTHY, message, dependencies)
 
     async def reports(self) -> AsyncIterator[Report]:

@@ -134,7 +134,7 @@ def test_a_full_audit_volume_fails_closed_and_recovers(tmp_path: Path) -> None:
         until(lambda: health(mesh.addresses["ingestion"]) == "NOT_SERVING", "degraded state")
         assert health(mesh.addresses["ingestion"], "") == "SERVING"
         assert client.health_of("ingestion") == "DEGRADED"
-        assert "not ready" in mesh.groundwire("status", "--timeout", "60", check=False).stdout
+        assert "service\tingestion\tdegraded\t" in mesh.groundwire("status", "--timeout", "60", check=False).stdout
         rest.unlink()
         until(lambda: client.share("one", "user:after") is None, "recovery")
         until(lambda: client.ask() is None, "recovery")

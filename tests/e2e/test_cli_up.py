@@ -132,7 +132,7 @@ async def test_a_mesh_is_filled_asked_looked_at_and_stopped(tmp_path: Path, opti
         assert {source["document_id"] for source in answer["sources"] if source["cited"]} == {"travel-policy-2025"}
         code, out, err = await _run("status", "--timeout", "60", "-o", "json", environment=up.environment)
         assert code == 0, out
-        assert {service["state"] for service in json.loads(out)["services"]} == {"serving"}
+        assert {service["state"] for service in json.loads(out)["services"]} == {"healthy"}
         code, out, err = await _run("doctor", "-o", "text", environment=up.environment)
         assert code == 0, out
         up.process.send_signal(signal.SIGINT)

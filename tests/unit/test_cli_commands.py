@@ -7,8 +7,11 @@ import contextlib
 import json
 import os
 import pty
+import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,8 @@ from groundwire.generation.v1 import generation_service_pb2 as generation_pb
 from groundwire.generation.v1 import generation_service_pb2_grpc as generation_rpc
 from groundwire.ingestion.v1 import ingestion_service_pb2 as ingestion_pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as ingestion_rpc
+from groundwire.monitoring.v1 import monitoring_service_pb2 as monitoring_pb
+from groundwire.monitoring.v1 import monitoring_service_pb2_grpc as monitoring_rpc
 from groundwire.query.v1 import query_service_pb2 as query_pb
 from groundwire.query.v1 import query_service_pb2_grpc as query_rpc
 from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
@@ -269,7 +274,7 @@ class FakeRetrieval(retrieval_rpc.RetrievalServiceServicer):
         self, request: retrieval_pb.ListStoresRequest, context: Any
     ) -> retrieval_pb.ListStoresResponse:
         store = retrieval_pb.StoreStatus(
-            name="main", engine="chroma", dense=True, lexical=True, healthy=True, chunk_count=1234
+            name="main", engine="chroma", dense=True, lexical=True, healthy=True, breaker="closed", chunk_count=1234
         )
         return retrieval_pb.ListStoresResponse(stores=[store])
 
@@ -290,8 +295,86 @@ class FakeGeneration(generation_rpc.GenerationServiceServicer):
     async def ListEndpoints(  # noqa: N802
         self, request: generation_pb.ListEndpointsRequest, context: Any
     ) -> generation_pb.ListEndpointsResponse:
-        endpoint = generation_pb.EndpointStatus(name="extractive", kind="extractive", model="m", healthy=True)
+        endpoint = generation_pb.EndpointStatus(
+            name="extractive",
+            kind="extractive",
+            model="m",
+            healthy=True,
+            breaker="closed",
+            role="primary",
+            serving=True,
+        )
         return generation_pb.ListEndpointsResponse(endpoints=[endpoint])
+
+
+def _endpoint(port: int, *, healthy: bool = True, **changes: Any) -> monitoring_pb.EndpointTopology:
+    health = monitoring_pb.HealthCheck(status=monitoring_pb.SERVICE_HEALTH_HEALTHY)
+    if not healthy:
+        health.status = monitoring_pb.SERVICE_HEALTH_UNHEALTHY
+        health.error_message = "it does not answer in time"
+    endpoint = monitoring_pb.EndpointTopology(
+        address=f"10.0.0.1:{port}", role=monitoring_pb.ENDPOINT_ROLE_PRIMARY, health=health, serving=healthy
+    )
+    endpoint.MergeFrom(monitoring_pb.EndpointTopology(**changes))
+    return endpoint
+
+
+def _topology() -> list[monitoring_pb.ServiceTopology]:
+    """A query service that is alone, and a retrieval service whose primary is frozen."""
+    frozen = _endpoint(52, healthy=False, breaker="open", zone="a")
+    backup = _endpoint(62, breaker="closed", zone="b", role=monitoring_pb.ENDPOINT_ROLE_BACKUP, in_flight=3)
+    return [
+        monitoring_pb.ServiceTopology(
+            service_name="retrieval",
+            status=monitoring_pb.SERVICE_HEALTH_DEGRADED,
+            endpoints=[frozen, backup],
+            error_message="10.0.0.1:52: it does not answer in time",
+        ),
+        monitoring_pb.ServiceTopology(
+            service_name="query", status=monitoring_pb.SERVICE_HEALTH_HEALTHY, endpoints=[_endpoint(50)]
+        ),
+    ]
+
+
+class FakeMonitoring(monitoring_rpc.MonitoringServiceServicer):
+    """Says what it is told to; a watch ends, as if its connection broke, when what it says is None."""
+
+    RecordMetrics = GetMetricHistory = CreateAlertRule = ListAlertRules = unbuilt
+    DeleteAlertRule = ListAlerts = WatchAlerts = unbuilt
+
+    def __init__(self) -> None:
+        self.services: list[monitoring_pb.ServiceTopology] | None = _topology()
+        self.changed = asyncio.Event()
+        self.watches = 0
+        self.refused = False
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+
+    def says(self, services: list[monitoring_pb.ServiceTopology] | None) -> None:
+        self.services = services
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def GetTopology(  # noqa: N802
+        self, request: monitoring_pb.GetTopologyRequest, context: Any
+    ) -> monitoring_pb.GetTopologyResponse:
+        await self.goes_on.wait()
+        if self.services is None:
+            raise Unavailable("monitoring is not ready")
+        return monitoring_pb.GetTopologyResponse(services=self.services)
+
+    async def WatchTopology(  # noqa: N802
+        self, request: monitoring_pb.WatchTopologyRequest, context: Any
+    ) -> AsyncIterator[monitoring_pb.WatchTopologyResponse]:
+        self.watches += 1
+        if self.refused:
+            raise PermissionDenied("you may not do this")
+        while self.services is not None:
+            await self.goes_on.wait()
+            changed = self.changed
+            yield monitoring_pb.WatchTopologyResponse(services=self.services)
+            await changed.wait()
+        raise Unavailable("monitoring is not ready")
 
 
 async def _nothing() -> None:
@@ -304,25 +387,29 @@ class Fakes:
 
     query: FakeQuery = field(default_factory=FakeQuery)
     ingestion: FakeIngestion = field(default_factory=FakeIngestion)
+    monitoring: FakeMonitoring | None = None
     servers: list[Server] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
     async def start(self, directory: Path) -> None:
         self.environment["GROUNDWIRE_DATA_DIR"] = str(directory)
-        for name, servicer, add, pb in (
+        services: list[tuple[str, object, Callable[[Any, grpc.aio.Server], None], Any]] = [
             ("query", self.query, query_rpc.add_QueryServiceServicer_to_server, query_pb),
             ("ingestion", self.ingestion, ingestion_rpc.add_IngestionServiceServicer_to_server, ingestion_pb),
             ("retrieval", FakeRetrieval(), retrieval_rpc.add_RetrievalServiceServicer_to_server, retrieval_pb),
             ("generation", FakeGeneration(), generation_rpc.add_GenerationServiceServicer_to_server, generation_pb),
-        ):
+        ]
+        if self.monitoring is not None:
+            added = monitoring_rpc.add_MonitoringServiceServicer_to_server
+            services.append(("monitoring", self.monitoring, added, monitoring_pb))
+        # Nobody may listen on port 1 without asking.
+        self.environment |= {f"GROUNDWIRE_ADDRESSES__{name.upper()}": "127.0.0.1:1" for name in ("audit", "monitoring")}
+        for name, servicer, add, pb in services:
             settings = Settings(data_dir=directory)
             server = Server(_service(name, servicer, add, pb), settings, development_identity(settings))
             await server.start("127.0.0.1:0")
             self.servers.append(server)
             self.environment[f"GROUNDWIRE_ADDRESSES__{name.upper()}"] = f"127.0.0.1:{server.port}"
-        for name in ("audit", "monitoring"):
-            # Nobody may listen on port 1 without asking.
-            self.environment[f"GROUNDWIRE_ADDRESSES__{name.upper()}"] = "127.0.0.1:1"
 
     async def stop(self) -> None:
         for server in self.servers:
@@ -340,6 +427,15 @@ def _service(name: str, servicer: object, add: Callable[[Any, grpc.aio.Server], 
         recorder=memory_recorder(name)[0],
         max_request_bytes=64 * MIB,
     )
+
+
+@pytest.fixture
+async def watched(tmp_path: Path) -> AsyncIterator[tuple[Fakes, FakeMonitoring]]:
+    """Fakes with a monitoring service."""
+    found = Fakes(monitoring=(monitoring := FakeMonitoring()))
+    await found.start(tmp_path / "data")
+    yield found, monitoring
+    await found.stop()
 
 
 @pytest.fixture
@@ -472,10 +568,170 @@ async def test_status_names_what_does_not_serve(fakes: Fakes) -> None:
     document = json.loads(ended.out)
     states = {service["service"]: service["state"] for service in document["services"]}
     assert ended.code == 3
-    assert states["query"] == "serving"
-    assert states["audit"] == states["store"] == "unreachable"
+    assert states["query"] == "healthy"
+    assert states["audit"] == states["store"] == "unhealthy"
+    assert not document["monitoring"]
     assert document["stores"][0]["name"] == "main"
     assert document["endpoints"][0]["name"] == "extractive"
+
+
+async def test_status_shows_what_monitoring_knows(watched: tuple[Fakes, FakeMonitoring]) -> None:
+    ended = await run("status", environment=watched[0].environment)
+    assert (ended.code, ended.err) == (3, "")
+    golden("status", ended.out)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+async def test_status_fits_on_a_terminal(watched: tuple[Fakes, FakeMonitoring], width: int) -> None:
+    environment = watched[0].environment | {"COLUMNS": str(width), "NO_COLOR": "1"}
+    ended = await run_on_a_terminal("status", environment=environment)
+    shown = re.sub(r"\x1b\[[0-9;]*m| +$", "", ended.out, flags=re.MULTILINE)
+    assert max(map(len, shown.splitlines())) <= width
+    golden(f"status_{width}", shown)
+
+
+async def test_a_service_is_asked_where_the_command_line_says(watched: tuple[Fakes, FakeMonitoring]) -> None:
+    ended = await run("status", "-o", "json", "--address", "query=127.0.0.1:1", environment=watched[0].environment)
+    query, retrieval = json.loads(ended.out)["services"]
+    assert (query["state"], query["detail"]) == ("unhealthy", "nothing answers there")
+    assert retrieval["endpoints"][1]["in_flight"] == 3
+
+
+async def test_without_monitoring_status_says_that_it_asked_everybody(fakes: Fakes) -> None:
+    ended = await run("status", environment=fakes.environment)
+    assert "service\tquery\thealthy\n" in ended.out
+    assert ended.err == "monitoring does not tell: each service was asked, and knows only of itself\n"
+
+
+# --- status --watch -------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def watching(*arguments: str, environment: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "cli.main", "status", "--watch", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=_environment(environment),
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+async def _line(process: asyncio.subprocess.Process) -> str:
+    """The next line, without its time."""
+    assert process.stdout is not None
+    line = (await process.stdout.readline()).decode()
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 ", line), line
+    return line.partition(" ")[2].rstrip("\n")
+
+
+async def _line_with(process: asyncio.subprocess.Process, words: str) -> str:
+    while words not in (line := await _line(process)):
+        pass
+    return line
+
+
+async def test_a_watch_tells_each_change_and_ends_with_ctrl_c(watched: tuple[Fakes, FakeMonitoring]) -> None:
+    fakes, monitoring = watched
+    async with watching(environment=fakes.environment) as process:
+        assert await _line(process) == "query is healthy"
+        assert await _line(process) == "retrieval is degraded: 10.0.0.1:52: it does not answer in time"
+        await _line_with(process, "LLM endpoint extractive is healthy")
+        recovered = _topology()
+        recovered[0].status = monitoring_pb.SERVICE_HEALTH_HEALTHY
+        recovered[0].error_message = ""
+        recovered[0].endpoints[0].CopyFrom(_endpoint(52, breaker="half-open", zone="a"))
+        monitoring.says(recovered)
+        assert await _line(process) == "retrieval is healthy, was degraded"
+        assert await _line(process) == "retrieval at 10.0.0.1:52 has a breaker that is half-open, was open"
+        assert await _line(process) == "retrieval at 10.0.0.1:52 is healthy, was unhealthy"
+        assert await _line(process) == "retrieval at 10.0.0.1:52 serves"
+        process.send_signal(signal.SIGINT)
+        rest, _ = await process.communicate()
+        assert (process.returncode, rest) == (130, b"")
+
+
+async def test_a_watch_in_json_is_an_object_a_line(watched: tuple[Fakes, FakeMonitoring]) -> None:
+    async with watching("-o", "json", environment=watched[0].environment) as process:
+        assert process.stdout is not None
+        first = json.loads(await process.stdout.readline())
+        second = json.loads(await process.stdout.readline())
+    assert first.pop("time").endswith("+00:00")
+    assert first == {
+        "kind": "service", "name": "query", "address": "", "what": "state", "before": None, "after": "healthy",
+        "detail": "",
+    }  # fmt: skip
+    assert (second["name"], second["after"]) == ("retrieval", "degraded")
+
+
+async def test_a_watch_says_when_monitoring_is_lost_and_back(watched: tuple[Fakes, FakeMonitoring]) -> None:
+    fakes, monitoring = watched
+    async with watching(environment=fakes.environment) as process:
+        await _line_with(process, "retrieval is degraded")
+        monitoring.says(None)
+        lost = await _line_with(process, "monitoring is lost")
+        assert lost == (
+            "monitoring is lost: monitoring is not ready; the services themselves are asked until it is back"
+        )
+        # Asked itself, a service knows nothing of its endpoints.
+        assert await _line_with(process, "retrieval is") == "retrieval is healthy, was degraded"
+        monitoring.says(_topology())
+        await _line_with(process, "monitoring is back")
+        await _line_with(process, "retrieval is degraded, was healthy: 10.0.0.1:52")
+        assert monitoring.watches >= 2
+
+
+async def test_a_watch_notices_that_monitoring_is_frozen(watched: tuple[Fakes, FakeMonitoring]) -> None:
+    fakes, monitoring = watched
+    async with watching("--timeout", "1", environment=fakes.environment) as process:
+        await _line_with(process, "retrieval is degraded")
+        # The watch stands all the same.
+        monitoring.goes_on.clear()
+        await _line_with(process, "monitoring is lost: it does not answer in time")
+        monitoring.goes_on.set()
+        await _line_with(process, "monitoring is back")
+
+
+async def test_a_watch_before_anything_runs_waits_for_it(fakes: Fakes) -> None:
+    async with watching(environment=fakes.environment) as process:
+        await _line_with(process, "monitoring is lost: nothing answers there")
+        await _line_with(process, "query is healthy")
+        await _line_with(process, "audit is unhealthy: nothing answers there")
+
+
+async def test_a_watch_that_is_refused_ends(watched: tuple[Fakes, FakeMonitoring]) -> None:
+    watched[1].refused = True
+    ended = await run("status", "--watch", environment=watched[0].environment)
+    assert ended.code == 4
+    assert "you may not do this" in ended.err
+
+
+async def test_a_watch_draws_on_a_terminal_and_gives_it_back(watched: tuple[Fakes, FakeMonitoring]) -> None:
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "cli.main", "status", "--watch"),
+        stdout=theirs,
+        stderr=theirs,
+        env=_environment(watched[0].environment),
+    )
+    os.close(theirs)
+    shown = ""
+    while "Ctrl-C ends" not in shown or "10.0.0.1:62" not in shown:
+        shown += (await asyncio.to_thread(os.read, ours, 65536)).decode()
+    assert "\x1b[?25l" in shown, "the cursor is hidden"
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(OSError):
+        while block := await asyncio.to_thread(os.read, ours, 65536):
+            shown += block.decode()
+    assert await process.wait() == 130
+    os.close(ours)
+    assert shown.rpartition("\x1b[?25")[2].startswith("h"), "the cursor is back"
+    assert "Traceback" not in shown
 
 
 # --- ingest ---------------------------------------------------------------------------------------------------------

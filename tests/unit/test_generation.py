@@ -9,10 +9,10 @@ import pytest
 
 from services.corpus.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from services.generation.adapters.memory import ScriptedEndpoint, Step
+from services.generation.endpoint import AttemptLimits
 from services.generation.generation import (
     LOW_CONFIDENCE,
     Attempt,
-    AttemptLimits,
     Delta,
     Final,
     GenerationEvent,

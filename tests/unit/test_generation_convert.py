@@ -15,8 +15,11 @@ from services.generation.convert import (
     result_to_pb,
     status_to_pb,
 )
-from services.generation.generation import Attempt, Delta, EndpointStatus, Final, GenerationResult, Reset
+from services.generation.endpoint import EndpointStatus
+from services.generation.generation import Attempt, Delta, Final, GenerationResult, Reset
 from services.generation.ports import Citation, Passage, Usage
+from services.resilience.breaker import BreakerState
+from services.resilience.endpoints import Role
 from services.runtime.wire_request import MAX_QUERY
 
 RESULT = GenerationResult(
@@ -98,7 +101,9 @@ def test_every_event_is_written() -> None:
 
 
 def test_a_status_is_written() -> None:
-    written = status_to_pb(EndpointStatus("a", "openai", "m", False, 2, 1.5, "down"))
-    assert (written.name, written.kind, written.model, written.breaker) == ("a", "openai", "m", "")
+    status = EndpointStatus("a", "openai", "m", False, 2, 1.5, "down", Role.BACKUP, BreakerState.HALF_OPEN, True)
+    written = status_to_pb(status)
+    assert (written.name, written.kind, written.model, written.breaker) == ("a", "openai", "m", "half-open")
     assert (written.healthy, written.in_flight, written.error_message) == (False, 2, "down")
+    assert (written.role, written.serving) == ("backup", True)
     assert written.latency.ToTimedelta().total_seconds() == 1.5

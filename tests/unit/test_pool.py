@@ -147,6 +147,16 @@ def test_an_open_breaker_sends_calls_elsewhere_and_probes_bring_them_back() -> N
     assert world.ranked()[0] == A, "its probes are calls like any other"
 
 
+def test_an_open_breaker_that_nobody_asks_is_no_problem_for_ever() -> None:
+    world = World(A)
+    world.all_up()
+    world.fail(A, 2)
+    assert world.standing() == (ServiceHealth.DEGRADED, "retrieval: a:1 is down")
+    world.time += 1.0
+    assert world.standing() == (ServiceHealth.HEALTHY, "")
+    assert world.pool.statuses()[0].breaker is BreakerState.HALF_OPEN
+
+
 def test_breakers_of_reads_and_writes_are_apart() -> None:
     world = World(A, B)
     world.all_up()

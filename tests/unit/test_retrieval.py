@@ -17,7 +17,7 @@ from services.corpus.errors import FailedPrecondition, InvalidRequest, NotFound,
 from services.corpus.filter import Equals
 from services.corpus.principal import Access, Caller
 from services.embedding.memory import HashingEmbedder, OverlapCrossEncoder
-from services.retrieval.ports import NamedStore
+from services.retrieval.ports import NamedStore, StoreCondition
 from services.retrieval.request import RerankMode, RetrievalMode, RetrieveQuery
 from services.retrieval.rerank import RerankPolicy
 from services.retrieval.result import RetrieveResult
@@ -598,11 +598,22 @@ async def test_list_stores_asks_all_and_hides_none() -> None:
     assert (uncountable.name, uncountable.healthy, uncountable.error) == ("uncountable", False, "the store failed")
 
 
-async def test_list_stores_tells_the_breakers_state() -> None:
-    world = World()
-    store = NamedStore("main", world.stores["main"], breaker=lambda: "half-open")
-    retriever = Retriever(stores=[store], catalog=world.catalog, embedder=world.embedder)
-    assert [status.breaker for status in await retriever.list_stores(ALICE)] == ["half-open"]
+async def test_list_stores_tells_how_calls_to_a_store_went() -> None:
+    class Broken(StoreProxy):
+        async def capabilities(self) -> StoreCapabilities:
+            raise Unavailable("store: nothing answers there")
+
+    def condition() -> StoreCondition:
+        return StoreCondition("half-open", "main: 127.0.0.1:1 is down", 3)
+
+    world = World({"main": StoreProxy(), "broken": Broken()})
+    stores = [NamedStore(name, store, condition) for name, store in world.stores.items()]
+    retriever = Retriever(stores=stores, catalog=world.catalog, embedder=world.embedder)
+    main, broken = await retriever.list_stores(ALICE)
+    assert (main.healthy, main.breaker, main.in_flight) == (True, "half-open", 3)
+    assert main.error == "main: 127.0.0.1:1 is down", "one of its endpoints is"
+    assert (broken.healthy, broken.breaker, broken.in_flight) == (False, "half-open", 3)
+    assert broken.error == "the store is unavailable"
 
 
 def test_two_stores_of_one_name_are_refused() -> None:

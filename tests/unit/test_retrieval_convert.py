@@ -138,10 +138,13 @@ def test_results() -> None:
 
 
 def test_statuses() -> None:
-    status = StoreStatus("s", "memory", dense=True, healthy=False, breaker="open", chunk_count=4, error="why")
+    status = StoreStatus(
+        "s", "memory", dense=True, healthy=False, breaker="open", chunk_count=4, error="why", in_flight=2
+    )
     (store,) = convert.write_statuses([status]).stores
     assert (store.name, store.engine, store.dense, store.lexical) == ("s", "memory", True, False)
     assert (store.healthy, store.breaker, store.chunk_count, store.error_message) == (False, "open", 4, "why")
+    assert store.in_flight == 2
 
 
 def test_sources_to_check_are_read_and_written() -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -20,7 +20,7 @@ import httpx
 from services.corpus.errors import FailedPrecondition, GroundwireError, ResourceExhausted, Unavailable
 from services.embedding.ports import CrossEncoder
 from services.generation.grounding import AnswerFilter, cite, claims, messages
-from services.generation.ports import Draft, Passage, Usage, abstention
+from services.generation.ports import Draft, Passage, Unreached, Usage, abstention
 from services.generation.sse import EventTooLarge, SseDecoder
 
 _DONE = "[DONE]"
@@ -125,7 +125,7 @@ class OpenAIEndpoint:
     async def _chunks(self, chat: Sequence[Mapping[str, str]], max_tokens: int) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of a completion, to its end; raise when the server refuses it or breaks it off."""
         finished = False
-        try:
+        with _explained():
             async with self._client.stream("POST", self._url, json=self._body(chat, max_tokens)) as response:
                 if response.status_code != HTTPStatus.OK:
                     raise _refused(response)
@@ -138,12 +138,6 @@ class OpenAIEndpoint:
                         chunk = _parse(event)
                         finished = finished or _is_last(chunk)
                         yield chunk
-        except httpx.TimeoutException as error:
-            raise Unavailable("the endpoint did not answer in time") from error
-        except httpx.HTTPError as error:
-            raise Unavailable("the connection to the endpoint failed") from error
-        except EventTooLarge as error:
-            raise Unavailable("the endpoint's answer could not be read") from error
         if not finished:
             raise Unavailable("the connection to the endpoint ended in the middle of an answer")
 
@@ -177,6 +171,23 @@ class OpenAIEndpoint:
         return sum(supports) / len(supports) if supports else 0.0
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What the HTTP library raises, as errors of the domain."""
+    try:
+        yield
+    except httpx.ConnectTimeout as error:
+        raise Unreached("the endpoint did not answer in time") from error
+    except httpx.ConnectError as error:
+        raise Unreached("the connection to the endpoint failed") from error
+    except httpx.TimeoutException as error:
+        raise Unavailable("the endpoint did not answer in time") from error
+    except httpx.HTTPError as error:
+        raise Unavailable("the connection to the endpoint failed") from error
+    except EventTooLarge as error:
+        raise Unavailable("the endpoint's answer could not be read") from error
+
+
 def _estimate(characters: int) -> int:
     return -(-characters // _CHARACTERS_PER_TOKEN)
 
@@ -187,7 +198,9 @@ def _refused(response: httpx.Response) -> GroundwireError:
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return FailedPrecondition("the endpoint refuses the configured credentials")
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return ResourceExhausted("the endpoint's rate limit was reached", retry_after=_retry_after(response))
+        return ResourceExhausted(
+            "the endpoint's rate limit was reached", retry_after=_retry_after(response, default=0.0)
+        )
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.REQUEST_TIMEOUT:
         return Unavailable(f"the endpoint failed with HTTP status {status}", retry_after=_retry_after(response))
     return FailedPrecondition(
@@ -195,10 +208,10 @@ def _refused(response: httpx.Response) -> GroundwireError:
     )
 
 
-def _retry_after(response: httpx.Response) -> float:
+def _retry_after(response: httpx.Response, default: float = 1.0) -> float:
     """Seconds to wait; the date form of the header is not worth a clock here."""
     value = response.headers.get("retry-after", "")
-    return min(float(value), _MOST_RETRY_AFTER) if value.isascii() and value.isdigit() else 1.0
+    return min(float(value), _MOST_RETRY_AFTER) if value.isascii() and value.isdigit() else default
 
 
 def _parse(event: str) -> dict[str, Any]:

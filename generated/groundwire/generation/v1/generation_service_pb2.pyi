@@ -353,6 +353,8 @@ class EndpointStatus(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     kind: _builtins.str
@@ -362,11 +364,15 @@ class EndpointStatus(_message.Message):
     healthy: _builtins.bool
     """Whether its last call went well (true before the first)."""
     breaker: _builtins.str
-    """Its circuit breaker's state: "closed", "open" or "half-open"; empty while it has none."""
+    """Its circuit breaker's state: "closed", "open" or "half-open"."""
     in_flight: _builtins.int
     """Calls in flight."""
     error_message: _builtins.str
     """Why its last call failed, in a few safe words."""
+    role: _builtins.str
+    """The part that it plays: "primary" or "backup"."""
+    serving: _builtins.bool
+    """Whether new questions go to it."""
     @_builtins.property
     def latency(self) -> _duration_pb2.Duration:
         """Moving average of the time to a complete answer."""
@@ -382,10 +388,12 @@ class EndpointStatus(_message.Message):
         in_flight: _builtins.int = ...,
         latency: _duration_pb2.Duration | None = ...,
         error_message: _builtins.str = ...,
+        role: _builtins.str = ...,
+        serving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "error_message", b"error_message", "healthy", b"healthy", "in_flight", b"in_flight", "kind", b"kind", "latency", b"latency", "model", b"model", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "error_message", b"error_message", "healthy", b"healthy", "in_flight", b"in_flight", "kind", b"kind", "latency", b"latency", "model", b"model", "name", b"name", "role", b"role", "serving", b"serving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

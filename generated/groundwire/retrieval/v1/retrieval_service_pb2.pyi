@@ -446,6 +446,7 @@ class StoreStatus(_message.Message):
     BREAKER_FIELD_NUMBER: _builtins.int
     CHUNK_COUNT_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     engine: _builtins.str
@@ -457,11 +458,13 @@ class StoreStatus(_message.Message):
     healthy: _builtins.bool
     """Whether it answers."""
     breaker: _builtins.str
-    """Its circuit breaker's state: "closed", "open" or "half-open"; empty while it has none."""
+    """The worst state of its endpoints' circuit breakers: "closed", "open" or "half-open"; empty where it has none."""
     chunk_count: _builtins.int
     """How many chunks it holds for the caller's tenant in the collection "default"."""
     error_message: _builtins.str
-    """Why it does not answer, in a few safe words."""
+    """Why it does not answer, or which of its endpoints do not, in a few safe words."""
+    in_flight: _builtins.int
+    """Calls that retrieval has sent it and that have not ended."""
     def __init__(
         self,
         *,
@@ -473,10 +476,11 @@ class StoreStatus(_message.Message):
         breaker: _builtins.str = ...,
         chunk_count: _builtins.int = ...,
         error_message: _builtins.str = ...,
+        in_flight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "chunk_count", b"chunk_count", "dense", b"dense", "engine", b"engine", "error_message", b"error_message", "healthy", b"healthy", "lexical", b"lexical", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "chunk_count", b"chunk_count", "dense", b"dense", "engine", b"engine", "error_message", b"error_message", "healthy", b"healthy", "in_flight", b"in_flight", "lexical", b"lexical", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
