@@ -306,6 +306,7 @@ def test_a_shredded_tenant_stays_unreadable_in_backups_from_before(drill: Drill,
         assert told(of(mesh, "default"), QUESTIONS[0]) == drill.answers[f"default: {QUESTIONS[0]}"]
 
 
+@pytest.mark.long
 def test_a_log_of_which_the_witness_has_seen_more_is_ended_in_the_open(drill: Drill, tmp_path: Path) -> None:
     data = tmp_path / "data"
     environment = settings_environment(data)[1]

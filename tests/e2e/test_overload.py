@@ -29,6 +29,8 @@ PATIENCE = 4.0
 # The neighbours of this test may take more of the machine in one measurement than in the next; what counts is one
 # that they left alone.
 ATTEMPTS = 3
+# An answer, "come back later" (also of an audit log whose disk is too busy), and the deadline that was set.
+CLEAR = {"OK", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED"}
 # Three passages, which the cross-encoder reads for each call: that is what a call costs.
 TOPICS = ("Parental leave", "Annual leave", "Leave for moving house")
 SENTENCE = "is approved by the head of the department when the employee asks for it four weeks before it begins. "
@@ -110,22 +112,37 @@ def measure(mesh: Mesh, seconds: float) -> tuple[dict[str, Any], Probe]:
     return measured, probe
 
 
-@pytest.mark.parametrize(
-    "seconds", [pytest.param(8.0, id="short"), pytest.param(60.0, id="minute", marks=pytest.mark.long)]
-)
-@pytest.mark.parametrize("brownout", [True, False], ids=["brownout", "no brownout"])
-def test_five_times_the_capacity(
-    tmp_path: Path, seconds: float, brownout: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    environment = {"GROUNDWIRE_ADMISSION__BROWNOUT": str(brownout).lower()}
+@contextmanager
+def loaded_mesh(tmp_path: Path, *, brownout: bool) -> Iterator[Mesh]:
+    """A mesh with three passages that every call has read again."""
+    environment = {"GROUNDWIRE_ADMISSION__BROWNOUT": str(brownout).lower(), "GROUNDWIRE_ADMISSION__MAX_WAIT": "5"}
     folder = tmp_path / "documents"
     folder.mkdir()
     for topic in TOPICS:
         (folder / f"{topic.lower().replace(' ', '-')}.txt").write_text(f"{topic} {SENTENCE}" + f"{topic}. " * 20)
     with mesh_up(tmp_path / "data", environment=environment) as mesh:
         mesh.groundwire("ingest", str(folder))
+        yield mesh
+
+
+def test_an_overload_is_refused_clearly_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with loaded_mesh(tmp_path, brownout=False) as mesh:
+        measured, probe = measure(mesh, 5.0)
+    overload, after = measured["overload"], measured["after"]
+    assert set(overload["codes"]) <= CLEAR, measured
+    assert overload["codes"]["RESOURCE_EXHAUSTED"]
+    assert overload["good"] > 0
+    assert set(after["codes"]) <= CLEAR, measured
+    assert after["good"] > 0
+    assert not probe.failures
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("brownout", [True, False], ids=["brownout", "no brownout"])
+def test_five_times_the_capacity(tmp_path: Path, brownout: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with loaded_mesh(tmp_path, brownout=brownout) as mesh:
         for attempt in range(ATTEMPTS):
-            measured, probe = measure(mesh, seconds)
+            measured, probe = measure(mesh, 60.0)
             overload, after = measured["overload"], measured["after"]
             health = probe.between(overload["began"], overload["ended"])
             p99 = health[int(len(health) * 0.99)]
@@ -136,7 +153,7 @@ def test_five_times_the_capacity(
             if enough and after["codes"] == {"OK": after["sent"]}:
                 break
             assert attempt + 1 < ATTEMPTS, report
-            assert set(overload["codes"]) <= {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+    assert set(overload["codes"]) <= CLEAR
     # Those who would be refused are served more cheaply where that is allowed, and told so.
     assert bool(overload["economised"]) == brownout
     assert brownout or overload["codes"]["RESOURCE_EXHAUSTED"]

@@ -23,7 +23,7 @@ OPERATIONS = {
 BATCH = {
     *("IngestionService/IngestDocuments", "IngestionService/UploadDocument"),
     *("StoreService/UpsertChunks", "StoreService/DeleteChunks", "StoreService/AssignReaders"),
-    *("StoreService/ReplacePayloads", "StoreService/ListPayloads"),
+    *("StoreService/ReplacePayloads", "StoreService/ListPayloads", "StoreService/ListChunks"),
 }
 
 
