@@ -14,8 +14,10 @@ from services.generation.servicer import GenerationServicer
 from services.ingestion.servicer import IngestionServicer
 from services.monitoring.servicer import MonitoringServicer
 from services.query.servicer import QueryServicer
+from services.resilience.breaker import BreakerPolicy
 from services.retrieval.servicer import RetrievalServicer
-from services.runtime.settings import load
+from services.runtime import health_watch
+from services.runtime.settings import FailoverOptions, load
 from services.runtime.unbuilt import unbuilt_methods
 from services.store.servicer import StoreServicer
 from tests.support.documents import blocks
@@ -23,10 +25,7 @@ from tests.support.processes import ROOT
 
 README = ROOT / "README.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
-ACCESS = ROOT / "docs" / "access.md"
-TLS = ROOT / "docs" / "tls.md"
-AUDIT = ROOT / "docs" / "audit.md"
-LIMITS = ROOT / "docs" / "limits.md"
+AVAILABILITY = ROOT / "docs" / "availability.md"
 SERVICERS = (
     QueryServicer,
     IngestionServicer,
@@ -62,7 +61,9 @@ def test_every_file_that_documents_link_to_exists() -> None:
 
 def test_the_settings_of_the_documents_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "groundwire.toml"
-    for block in (block for guide in (OPERATIONS, ACCESS, TLS, AUDIT, LIMITS) for block in blocks(guide, "toml")):
+    guides = sorted((ROOT / "docs").glob("*.md"))
+    assert {OPERATIONS, AVAILABILITY} <= set(guides)
+    for block in (block for guide in guides for block in blocks(guide, "toml")):
         file.write_text(block.body)
         for name in NAMES:
             load(settings_class(name), file)
@@ -76,3 +77,16 @@ def test_the_settings_of_the_documents_are_settings(monkeypatch: pytest.MonkeyPa
                 load(settings_class(words[2]))
             else:
                 assert words[0] in ("chroma", "groundwire")
+
+
+def test_the_guide_to_availability_has_the_numbers_of_the_code() -> None:
+    text = AVAILABILITY.read_text()
+    for name, field in FailoverOptions.model_fields.items():
+        default = f"{field.default:g}"
+        assert re.search(rf"`(failover)?\.{name}`[^\n]*\b{re.escape(default)}\b", text), name
+    policy = BreakerPolicy()
+    assert f"opens after {policy.consecutive} failures in a row" in text
+    assert f"at least {policy.minimum} calls in {policy.window:g} seconds" in text
+    assert f"after {policy.open_for:g} seconds with at most {policy.probes} calls at a time" in text
+    assert f"up to {policy.max_open_for:g} seconds" in text
+    assert (health_watch.HEARTBEAT_INTERVAL, health_watch.HEARTBEAT_TIMEOUT) == (1.0, 0.8), "every second within 0.8"
