@@ -284,6 +284,7 @@ def test_a_damaged_backup_is_refused_with_one_line(drill: Drill, tmp_path: Path)
     assert not new.exists()
 
 
+@pytest.mark.long
 def test_a_shredded_tenant_stays_unreadable_in_backups_from_before(drill: Drill, tmp_path: Path) -> None:
     data = tmp_path / "data"
     addresses, environment = settings_environment(data)

@@ -125,6 +125,7 @@ def loaded_mesh(tmp_path: Path, *, brownout: bool) -> Iterator[Mesh]:
         yield mesh
 
 
+@pytest.mark.long
 def test_an_overload_is_refused_clearly_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with loaded_mesh(tmp_path, brownout=False) as mesh:
         measured, probe = measure(mesh, 5.0)

@@ -80,6 +80,7 @@ class Events:
         return found
 
 
+@pytest.mark.long
 def test_a_watch_follows_services_that_freeze_and_models_that_fail(tmp_path: Path, corpus_subset: Path) -> None:
     with llm() as model:
         settings = tmp_path / "groundwire.toml"

@@ -260,6 +260,7 @@ async def test_a_killed_worker_takes_its_calls_along_and_is_back(
         assert "was ended by SIGKILL; starting it again" in workers.supervisor.text()
 
 
+@pytest.mark.long
 async def test_replacing_all_workers_fails_no_call(tmp_path: Path) -> None:
     """Plain clients with a long-lived channel and no retries of any kind, but gRPC's own transparent ones."""
     with served(tmp_path, age=2.0) as workers:
@@ -332,6 +333,7 @@ async def test_a_killed_supervisor_leaves_nothing(tmp_path: Path) -> None:
         workers.assert_nothing_left()
 
 
+@pytest.mark.long
 async def test_events_of_all_workers_arrive_once_whoever_is_killed(tmp_path: Path) -> None:
     audit = f"127.0.0.1:{free_ports(1)[0]}"
     log = {"GROUNDWIRE_AUDIT__WITNESS": "false", "GROUNDWIRE_DATA_DIR": str(tmp_path)}
