@@ -1,10 +1,10 @@
 """What a caller notices while things break: real processes on loopback, one fault at a time, under a steady load.
 
-Two retrieval services share a store; a caller with a failover channel asks them at a fixed rate, whether or not earlier
-calls have ended, and does not try again itself. Then
+Retrieval and generation have a primary and a backup each; a caller with failover channels asks them at a fixed rate (a
+fifth are searches), whether or not earlier calls have ended, and does not try again itself. Then
 
-    kill        the primary is killed (SIGKILL), and started again a little later
-    stop        the primary is stopped (SIGSTOP: connections stay open, nothing answers), and let go on later
+    kill        both primaries are killed (SIGKILL) at once, and started again a little later
+    stop        both are stopped (SIGSTOP: connections stay open, nothing answers), and let go on later
     restart     every service of a mesh with two of each front service is restarted, one after another, while questions
                 are answered
     overload    one retrieval service gets five times as many calls as it can answer
@@ -20,8 +20,8 @@ The last line on stdout is one JSON object; for each fault
                     by more than 50 ms); under overload from its end on
     usual_ms        the median before the fault
 
-and for kill and stop also ``back_ms``, from the return of the primary until it was called again, and ``changes``, how
-often the caller changed its mind about it for each transition. For overload: ``goodput_ratio``, answers per second against the peak
+and for kill and stop also ``back_ms``, from the return of a primary until it was called again, and ``changes``, how
+often the caller changed its mind about a primary for each transition. For overload: ``goodput_ratio``, answers per second against the peak
 measured just before, and ``health_ms``, the slowest answer of the health service meanwhile.
 """
 
@@ -48,6 +48,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cli.mesh import free_ports, wait_until_ready
 from groundwire.common.v1 import core_pb2
+from groundwire.generation.v1 import generation_service_pb2 as generation_pb
+from groundwire.generation.v1 import generation_service_pb2_grpc as generation_rpc
 from groundwire.ingestion.v1 import ingestion_service_pb2 as ingestion_pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as ingestion_rpc
 from groundwire.query.v1 import query_service_pb2 as query_pb
@@ -284,6 +286,16 @@ def search(channel: grpc.aio.Channel, token: Sequence[tuple[str, str]]) -> Call:
     return call
 
 
+def list_endpoints(channel: grpc.aio.Channel, token: Sequence[tuple[str, str]]) -> Call:
+    """A cheap call, of which there can be many."""
+    stub = generation_rpc.GenerationServiceStub(channel)
+
+    async def call() -> None:
+        await stub.ListEndpoints(generation_pb.ListEndpointsRequest(), metadata=token, timeout=10)
+
+    return call
+
+
 def question(channel: grpc.aio.Channel, token: Sequence[tuple[str, str]]) -> Call:
     """A question to the front."""
     stub = query_rpc.QueryServiceStub(channel)
@@ -296,7 +308,11 @@ def question(channel: grpc.aio.Channel, token: Sequence[tuple[str, str]]) -> Cal
 
 # --- faults ------------------------------------------------------------------------------------------------------------
 
-_SEARCHING = {"store": 1, "witness": 1, "audit": 1, "retrieval": 2, "ingestion": 1}
+_FALLING = ("retrieval", "generation")
+_FALL = {"store": 1, "witness": 1, "audit": 1, "retrieval": 2, "generation": 2, "ingestion": 1}
+_SEARCHING = {"store": 1, "witness": 1, "audit": 1, "retrieval": 1, "ingestion": 1}
+# A search takes several processes 25 ms of computing together, most calls a millisecond or two.
+_SEARCHES = 0.2
 _LIGHT = {"GROUNDWIRE_RETRIEVAL__RERANKER_ENDPOINT": "none:"}
 
 
@@ -306,7 +322,7 @@ async def primary_faults(kinds: Sequence[str], *, rate: float, seconds: float) -
     ``seconds`` pass before, while it is away, and after.
     """
     rows = {}
-    async with replicas(_SEARCHING, _LIGHT) as (running, token):
+    async with replicas(_FALL, _LIGHT) as (running, token):
         for kind in kinds:
             rows[kind] = await _primary_fault(kind, running, token, rate, seconds)
     return rows
@@ -315,39 +331,64 @@ async def primary_faults(kinds: Sequence[str], *, rate: float, seconds: float) -
 async def _primary_fault(
     kind: str, running: Replicas, token: Sequence[tuple[str, str]], rate: float, seconds: float
 ) -> dict[str, Any]:
-    primary, backup = running.of["retrieval"]
-    async with failover_channel("retrieval", [primary.address], [backup.address]) as channel:
-        await channel.channel_ready()
+    async with AsyncExitStack() as stack:
+        channels: list[FailoverChannel] = []
+        for service in _FALLING:
+            primary, backup = running.of[service]
+            channel = failover_channel(service, [primary.address], [backup.address])
+            channels.append(await stack.enter_async_context(channel))
+            await channel.channel_ready()
         changes: list[bool] = []
 
         def tell(event: PoolEvent) -> None:
-            if event.endpoint is not None and event.endpoint.address == primary.address and event.up is not None:
+            if event.endpoint is not None and event.endpoint.role is Role.PRIMARY and event.up is not None:
                 changes.append(event.up)
 
-        load = Load(search(channel, token), rate)
-        for _ in range(10):
+        searches, states = search(channels[0], token), list_endpoints(channels[1], token)
+        loads = [Load(searches, rate * _SEARCHES), Load(states, rate * (1 - _SEARCHES))]
+        for load in loads * 10:
             await load.call()
-        calling = asyncio.ensure_future(load.run())
+        calling = [asyncio.ensure_future(load.run()) for load in loads]
         await asyncio.sleep(seconds)
-        channel.pool.listeners.append(tell)
+        for channel in channels:
+            channel.pool.listeners.append(tell)
+        primaries = [running.of[service][0] for service in _FALLING]
         fault = time.monotonic()
-        primary.send(signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
+        for primary in primaries:
+            primary.send(signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
         await asyncio.sleep(seconds)
         returns = time.monotonic()
-        if kind == "kill":
-            await primary.end(signal.SIGKILL)
-            primary.start()
-            await primary.ready()
-        else:
-            primary.send(signal.SIGCONT)
-        back = await _called_again(channel.pool.members[0], time.monotonic())
+        back = await asyncio.gather(*(_return(kind, *each) for each in zip(primaries, channels, strict=True)))
         await asyncio.sleep(seconds)
-        load.stop()
-        await calling
-        row = {**load.summary(fault, returns), "back_ms": round(1000 * back, 1), "changes": len(changes) / 2}
-        if load.errors():
-            row["errors"] = sorted(set(load.errors()))[:5]
+        for load in loads:
+            load.stop()
+        await asyncio.gather(*calling)
+        row = together([load.summary(fault, returns) for load in loads])
+        row |= {"back_ms": round(1000 * max(back), 1), "changes": len(changes) / 2 / len(channels)}
+        if errors := sorted({error for load in loads for error in load.errors()}):
+            row["errors"] = errors[:5]
         return row
+
+
+async def _return(kind: str, primary: Replica, channel: FailoverChannel) -> float:
+    if kind == "kill":
+        await primary.end(signal.SIGKILL)
+        primary.start()
+        await primary.ready()
+    else:
+        primary.send(signal.SIGCONT)
+    return await _called_again(channel.pool.members[0], time.monotonic())
+
+
+def together(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One row of several loads: sums of calls, and the worst of the rest."""
+    return {
+        "calls": sum(row["calls"] for row in rows),
+        "lost": sum(row["lost"] for row in rows),
+        "worst_ms": max(row["worst_ms"] for row in rows),
+        "recovery_ms": max(row["recovery_ms"] for row in rows),
+        "usual_ms": max(row["usual_ms"] for row in rows),
+    }
 
 
 async def _called_again(member: Member, since: float) -> float:
@@ -385,10 +426,10 @@ async def rolling_restart(*, rate: float, seconds: float) -> dict[str, Any]:
         for load in loads:
             load.stop()
         await asyncio.gather(*calling)
-        together = Load(loads[0].call, rate, [entry for load in loads for entry in load.done])
-        row = {**together.summary(fault), "restarted": len(running.all), "took_s": round(over - fault, 1)}
-        if together.errors():
-            row["errors"] = sorted(set(together.errors()))[:5]
+        row = together([load.summary(fault) for load in loads])
+        row |= {"restarted": len(running.all), "took_s": round(over - fault, 1)}
+        if errors := sorted({error for load in loads for error in load.errors()}):
+            row["errors"] = errors[:5]
         return row
 
 
@@ -407,7 +448,7 @@ async def overload(*, seconds: float) -> dict[str, Any]:
     texts = [
         f"{topic} is approved by the head of the department, four weeks before. {topic}. " * 4 for topic in _TOPICS
     ]
-    async with replicas({**_SEARCHING, "retrieval": 1}, texts=texts) as (running, token):
+    async with replicas(_SEARCHING, texts=texts) as (running, token):
         address = running.of["retrieval"][0].address
         plan = {
             "address": address,
