@@ -6,6 +6,7 @@ Who runs, who waits and who is refused is decided by a gate, which knows no call
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
@@ -64,6 +65,8 @@ class Permits(Generic[_P]):
 
     def __init__(self, gate: Gate[_P]) -> None:
         self._gate = gate
+        self._waiting = 0
+        self._looking: asyncio.TimerHandle | None = None
 
     async def around(self, call: Call, proceed: Proceed) -> Any:
         """Wait for the permit, or be refused; then run the rest and give the permit back."""
@@ -89,14 +92,25 @@ class Permits(Generic[_P]):
                 over.set_result(None)
 
         place.settled = end_wait
+        # Timers of the loop's own: a task or a time-out for each call that waits would cost more than the wait decides.
+        expiry = loop.call_at(place.expires, self._gate.advance) if place.expires < math.inf else None
+        self._waiting += 1
+        if self._waiting == 1:
+            self._look(loop)
         try:
-            while not over.done():
-                patience = min(_LOOK_AGAIN, max(0.0, place.expires - loop.time()))
-                await asyncio.wait((over,), timeout=patience)
-                if not over.done():
-                    self._gate.advance()
+            await over
         except asyncio.CancelledError:
             # It may have got its permit a moment ago: it is given back just the same.
             place.settled = None
             self._gate.end(place, Ended.OTHER)
             raise
+        finally:
+            self._waiting -= 1
+            if expiry is not None:
+                expiry.cancel()
+            if not self._waiting and self._looking is not None:
+                self._looking.cancel()
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._looking = loop.call_later(_LOOK_AGAIN, self._look, loop)
+        self._gate.advance()

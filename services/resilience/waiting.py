@@ -72,11 +72,15 @@ class FairQueue(Generic[_T]):
             self._tenants,
             key=lambda name: (running.get(name, 0) / self._weight(name), self._last_turn.get(name, -1)),
         )
-        self._turns += 1
-        self._last_turn[tenant] = self._turns
+        self.take_turn(tenant)
         entry = self._at_end(tenant, newest=newest)
         self.remove(entry)
         return entry
+
+    def take_turn(self, tenant: str) -> None:
+        """Somebody of a tenant begins: from the queue, or without having had to wait."""
+        self._turns += 1
+        self._last_turn[tenant] = self._turns
 
     def hindmost(self, *, newest: bool) -> _T:
         """Who would be served last: of the tenant with the longest queue for its weight. Somebody must be waiting."""
