@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from tests.support.serving import Serving
 
 # Tests start hundreds of processes: each of them would compile all modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Whoever runs the tests in the background may ignore Ctrl-C, and every process that is started would as well.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -31,7 +31,7 @@ from tests.support.processes import GROUNDWIRE, PATIENCE, ROOT, Mesh, mesh_up, r
 if TYPE_CHECKING:
     from groundwire.ingestion.v1.ingestion_service_pb2_grpc import IngestionServiceStub
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600)]
 
 QUESTIONS = (
     "What is the hotel limit per night in Tier A cities under the 2025 travel policy?",
@@ -284,7 +284,6 @@ def test_a_damaged_backup_is_refused_with_one_line(drill: Drill, tmp_path: Path)
     assert not new.exists()
 
 
-@pytest.mark.long
 def test_a_shredded_tenant_stays_unreadable_in_backups_from_before(drill: Drill, tmp_path: Path) -> None:
     data = tmp_path / "data"
     addresses, environment = settings_environment(data)
@@ -307,7 +306,6 @@ def test_a_shredded_tenant_stays_unreadable_in_backups_from_before(drill: Drill,
         assert told(of(mesh, "default"), QUESTIONS[0]) == drill.answers[f"default: {QUESTIONS[0]}"]
 
 
-@pytest.mark.long
 def test_a_log_of_which_the_witness_has_seen_more_is_ended_in_the_open(drill: Drill, tmp_path: Path) -> None:
     data = tmp_path / "data"
     environment = settings_environment(data)[1]
