@@ -318,7 +318,7 @@ async def test_writes_are_not_hedged() -> None:
 
     world.answers["a:1"] = slow
     calling = asyncio.create_task(world.call(WRITE))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # many times what a read would have waited before its hedge
     go.set()
     assert await calling == "slow"
     assert world.asked == ["a:1"]

@@ -167,8 +167,9 @@ async def test_a_call_waits_for_an_only_endpoint_that_restarts(serving: Serving,
     channel = channels(first.port, patience=20.0)
     assert await said(channel) == "first: hello"
     await first.drain(delay=0, grace=0)
+    await until(lambda: not channel.pool.is_up)
     calling = asyncio.create_task(said(channel))
-    await asyncio.sleep(0.2)
+    await until(lambda: channel.failover.counts("echo").calls == 2)
     await serve(serving, "second", port=first.port)
     assert await calling == "second: hello"
 
