@@ -20,7 +20,7 @@ from services.corpus.principal import Caller
 from services.resilience.tickets import WorkClass
 from services.runtime.server import Server
 from services.runtime.settings import AdmissionOptions, QuotaOptions, Settings
-from tests.support.serving import SHAPES, Outcome, Serving, begin, call, echo_service, ended, until
+from tests.support.serving import SHAPES, Outcome, Serving, begin, call, echo_service, ended, running_out_of_time, until
 
 LIMITED = [shape for shape in SHAPES if shape != "WatchStream"]
 each_shape = pytest.mark.parametrize("method", LIMITED)
@@ -110,8 +110,13 @@ async def test_a_call_holds_its_permit_until_it_ends(serving: Serving, method: s
 @pytest.mark.parametrize("how", ["cancelled", "out of time", "failed"])
 async def test_a_permit_comes_back_however_the_call_ends(serving: Serving, method: str, how: str) -> None:
     async with crowded(serving) as crowd:
-        running = begin(crowd.channel, method, "x", timeout=0.3 if how == "out of time" else None)
-        await until(lambda: crowd.work.running)
+        if how == "out of time":
+            running = await running_out_of_time(
+                lambda seconds: begin(crowd.channel, method, "x", timeout=seconds), lambda: crowd.work.running
+            )
+        else:
+            running = begin(crowd.channel, method, "x")
+            await until(lambda: crowd.work.running)
         if how == "cancelled":
             running.cancel()
         elif how == "failed":
@@ -198,7 +203,7 @@ async def test_time_in_the_queue_counts_against_the_cap_of_calls_without_a_deadl
     serving.servers.append(server)
     channel = serving.connect(server)
     first = asyncio.ensure_future(call(channel, "Unary", "first"))
-    await until(lambda: work.running)
+    await until(lambda: work.running or first.done())
     second = asyncio.ensure_future(call(channel, "Unary", "second"))
     outcomes = await asyncio.gather(first, second)
     assert [outcome.reason for outcome in outcomes] == ["DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"]

@@ -17,7 +17,7 @@ from services.resilience.tickets import WorkClass
 from services.vectorstores.memory import MemoryVectorStore
 from services.vectorstores.ports import Partition, StoreHit
 from tests.support.mesh import Mesh, ended, open_mesh
-from tests.support.serving import until
+from tests.support.serving import running_out_of_time, until
 
 
 class SlowStore(MemoryVectorStore):
@@ -88,12 +88,13 @@ async def test_a_question_that_is_given_up_leaves_the_queue_of_the_service_behin
         searched, waiting = store.searched, queued(mesh)
         first = mesh.query.Query(query_pb.QueryRequest(query="parking spaces"))
         await until(lambda: store.searching == 1)
-        second = mesh.query.Query(
-            query_pb.QueryRequest(query="parking spaces"), timeout=1.0 if leave == "deadline" else None
-        )
-        await until(lambda: waiting() == 1)
+        question = query_pb.QueryRequest(query="parking spaces")
         if leave == "cancel":
+            second = mesh.query.Query(question)
+            await until(lambda: waiting() == 1)
             second.cancel()
+        else:
+            second = await running_out_of_time(lambda seconds: mesh.query.Query(question, timeout=seconds), waiting)
         await until(lambda: waiting() == 0)
         store.gate.set()
         assert "38" in (await first).answer

@@ -20,6 +20,7 @@ from services.generation.adapters.memory import ScriptedEndpoint
 from services.generation.generation import Generator
 from services.generation.ports import AnswerEndpoint
 from services.generation.servicer import GenerationServicer
+from tests.support.serving import running_out_of_time
 
 REQUEST = pb.GenerateRequest(
     query="How many parking spaces does the garage have?",
@@ -89,11 +90,15 @@ async def test_a_stream_starts_over_with_the_next_endpoint(tmp_path: Path) -> No
 async def test_a_client_that_leaves_ends_the_endpoints_work(tmp_path: Path, leave: str) -> None:
     endpoint = ScriptedEndpoint("slow", ["The garage ", asyncio.Event()])
     async with serving(tmp_path, [endpoint]) as stub:
-        call = stub.StreamGenerate(REQUEST, timeout=None if leave == "cancel" else 0.2)
-        await endpoint.waiting.wait()
-        assert endpoint.open == 1
         if leave == "cancel":
+            call = stub.StreamGenerate(REQUEST)
+            await endpoint.waiting.wait()
+            assert endpoint.open == 1
             call.cancel()
+        else:
+            call = await running_out_of_time(
+                lambda seconds: stub.StreamGenerate(REQUEST, timeout=seconds), endpoint.waiting.is_set
+            )
         await endpoint.ended.wait()
         status = (await stub.ListEndpoints(pb.ListEndpointsRequest())).endpoints[0]
     assert (status.in_flight, status.healthy) == (0, True)

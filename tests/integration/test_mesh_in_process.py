@@ -25,7 +25,7 @@ from services.runtime.unbuilt import unbuilt_methods
 from services.vectorstores.memory import MemoryVectorStore
 from services.vectorstores.ports import Partition, StoredChunk, StoreHit, Vector
 from tests.support.mesh import GROUP, Mesh, ended, open_mesh
-from tests.support.serving import until
+from tests.support.serving import running_out_of_time, until
 
 EVERYBODY = core_pb2.Access(readers=["tenant:*"])
 UNBUILT = {
@@ -256,11 +256,17 @@ async def test_a_caller_that_leaves_ends_the_work_of_the_last_service(leave: str
         await ingest(mesh, *DOCUMENTS)
         store.hang = True
         stub = getattr(mesh.query, method)
-        call = stub(query_pb.QueryRequest(query="parking"), timeout=0.5 if leave == "deadline" else None)
-        reading = asyncio.ensure_future(ended(call))
-        await until(lambda: store.under_way == 2)
+        question = query_pb.QueryRequest(query="parking")
         if leave == "cancel":
+            call = stub(question)
+            reading = asyncio.ensure_future(ended(call))
+            await until(lambda: store.under_way == 2)
             call.cancel()
+        else:
+            reading = await running_out_of_time(
+                lambda seconds: asyncio.ensure_future(ended(stub(question, timeout=seconds))),
+                lambda: store.under_way == 2,
+            )
         await until(lambda: store.under_way == 0)
         if leave == "cancel":
             with pytest.raises(asyncio.CancelledError):
@@ -278,7 +284,7 @@ async def test_a_batch_that_runs_out_of_time_says_what_it_did() -> None:
         store.hang = True
         documents = [text("a", "About parking."), text("b", "")]
         request = ingestion_pb.IngestDocumentsRequest(documents=documents)
-        response = await mesh.ingestion.IngestDocuments(request, timeout=1)
+        response = await mesh.ingestion.IngestDocuments(request, timeout=3)
         reasons = [result.failure_reason for result in response.results]
         assert reasons == [ingestion_pb.FAILURE_REASON_NOT_REACHED, ingestion_pb.FAILURE_REASON_EMPTY]
         assert [result.retryable for result in response.results] == [True, False]

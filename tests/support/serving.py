@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, wrappers_pb2
@@ -26,6 +26,13 @@ Text = wrappers_pb2.StringValue
 Body = Callable[[str, Context], Awaitable[str]]
 Serve = Callable[..., Awaitable[Server]]
 
+
+class _Ends(Protocol):
+    def done(self) -> bool: ...
+
+
+Ends = TypeVar("Ends", bound=_Ends)
+
 ECHO = "groundwire.test.v1.EchoService"
 # Every shape that a handler can have: its method, whether requests and responses stream.
 SHAPES = {
@@ -42,6 +49,21 @@ async def until(condition: Callable[[], object]) -> None:
     """Wait for something that nothing announces; the test's own time-out ends a wait in vain."""
     while not condition():
         await asyncio.sleep(0.002)
+
+
+async def running_out_of_time(begin: Callable[[float], Ends], reached: Callable[[], object]) -> Ends:
+    """A call whose time runs out after it got as far as ``reached``; ``begin`` takes the seconds that it has.
+
+    On a busy machine a call may be over before it got there: then the next one has more time.
+    """
+    seconds = 0.3
+    while True:
+        call = begin(seconds)
+        while not call.done():
+            if reached():
+                return call
+            await asyncio.sleep(0.002)
+        seconds *= 4
 
 
 def make_service(
