@@ -20,7 +20,7 @@ from cli.typewriter import Typewriter
 from groundwire.common.v1 import core_pb2
 from groundwire.query.v1 import query_service_pb2 as pb
 from groundwire.query.v1 import query_service_pb2_grpc as rpc
-from services.runtime.settings import TlsOptions
+from services.runtime.options import TlsOptions
 
 _WIDTH = 100
 _ALSO_FOUND = 3

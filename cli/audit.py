@@ -22,7 +22,7 @@ from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.audit.v1 import audit_service_pb2_grpc as rpc
 from services.audit.merkle import verify_inclusion
 from services.audit.note import Checkpoint, Note, NoteError
-from services.runtime.settings import TlsOptions
+from services.runtime.options import TlsOptions
 
 if TYPE_CHECKING:
     from groundwire.audit.v1.audit_service_pb2_grpc import AuditServiceAsyncStub

@@ -12,7 +12,8 @@ from cli.errors import usage
 from cli.rpc_errors import explain
 from interceptors.client import outgoing
 from services.runtime.addresses import target
-from services.runtime.settings import ConfigurationError, TlsOptions
+from services.runtime.options import TlsOptions
+from services.runtime.settings import ConfigurationError
 
 _MAX_MESSAGE = 64 * 1024 * 1024
 

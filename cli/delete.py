@@ -14,7 +14,7 @@ from cli.output import Format, Screen
 from cli.text import clean
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
-from services.runtime.settings import TlsOptions
+from services.runtime.options import TlsOptions
 
 
 async def delete(

@@ -28,7 +28,8 @@ from cli.status_view import HEALTHY, UNHEALTHY
 from cli.text import plural, size
 from services.corpus.errors import GroundwireError
 from services.embedding.weights import BGE_SMALL_EN, MS_MARCO_MINILM_L12, WeightSources, find_weights
-from services.runtime.settings import ConfigurationError, Settings, TlsOptions, otlp_configured
+from services.runtime.options import TlsOptions
+from services.runtime.settings import ConfigurationError, Settings, otlp_configured
 from services.runtime.tls import listening_tls
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"

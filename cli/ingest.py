@@ -25,7 +25,7 @@ from cli.text import clean, one_line, plural, seconds
 from groundwire.common.v1 import core_pb2, filter_pb2
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
-from services.runtime.settings import TlsOptions
+from services.runtime.options import TlsOptions
 
 _BATCH_DOCUMENTS = 16
 _BATCH_BYTES = 8 * 1024 * 1024

@@ -21,7 +21,8 @@ from cli.options import Globals
 from cli.services import APART, MESH, TIERS
 from cli.supervisor import Child, Supervisor
 from cli.workers import count_workers, workers_of
-from services.runtime.settings import ConfigurationError, Settings, TlsOptions
+from services.runtime.options import TlsOptions
+from services.runtime.settings import ConfigurationError, Settings
 from services.runtime.shared_port import Reservation
 from services.runtime.tls import CLIENT, listening_tls, open_tls
 

@@ -13,7 +13,7 @@ from cli.text import clean, one_line, plural, seconds
 from groundwire.common.v1 import core_pb2
 from groundwire.retrieval.v1 import retrieval_service_pb2 as pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as rpc
-from services.runtime.settings import TlsOptions
+from services.runtime.options import TlsOptions
 
 _STATES = {
     core_pb2.StoreCoverage.STATE_ASKED: "did not answer yet",

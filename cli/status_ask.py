@@ -22,7 +22,8 @@ from groundwire.monitoring.v1 import monitoring_service_pb2 as monitoring_pb
 from groundwire.monitoring.v1 import monitoring_service_pb2_grpc as monitoring_rpc
 from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as retrieval_rpc
-from services.runtime.settings import Settings, TlsOptions
+from services.runtime.options import TlsOptions
+from services.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from groundwire.generation.v1.generation_service_pb2_grpc import GenerationServiceAsyncStub

@@ -12,7 +12,8 @@ from cli.on_record import on_record
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unauthenticated
 from services.runtime import development
 from services.runtime.authentication import token_claims
-from services.runtime.settings import IssuerOptions, Settings
+from services.runtime.options import IssuerOptions
+from services.runtime.settings import Settings
 from services.security.claims import is_subject, is_tenant, is_token_id
 from services.security.minting import TokenMinter
 from services.security.revocation import Revocation, SubjectRevoked, TokenRevoked

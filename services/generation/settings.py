@@ -7,7 +7,8 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from services.resilience.endpoints import Role
-from services.runtime.settings import WORKERS_DESCRIPTION, Options, Settings
+from services.runtime.options import WORKERS_DESCRIPTION, Options
+from services.runtime.settings import Settings
 
 EXTRACTIVE = "extractive:"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.runtime.settings import Options, Settings
+from services.runtime.options import Options
+from services.runtime.settings import Settings
 
 
 class IngestionOptions(Options):

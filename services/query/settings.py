@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.runtime.settings import WORKERS_DESCRIPTION, Options, Settings
+from services.runtime.options import WORKERS_DESCRIPTION, Options
+from services.runtime.settings import Settings
 
 
 class QueryOptions(Options):

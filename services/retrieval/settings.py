@@ -6,7 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from services.runtime.settings import WORKERS_DESCRIPTION, Options, Settings
+from services.runtime.options import WORKERS_DESCRIPTION, Options
+from services.runtime.settings import Settings
 
 
 class VectorStoreOptions(Options):

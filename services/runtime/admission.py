@@ -24,7 +24,7 @@ from services.resilience.tickets import (
     TicketState,
     WorkClass,
 )
-from services.runtime.settings import AdmissionOptions, QuotaOptions
+from services.runtime.options import AdmissionOptions, QuotaOptions
 from services.security.permissions import EVERYTHING, Rule
 
 # What operators look at, and what services tell each other about themselves.

@@ -17,7 +17,8 @@ from interceptors.client import Credentials
 from services.corpus.errors import Unauthenticated
 from services.corpus.principal import Caller
 from services.runtime import development
-from services.runtime.settings import IssuerOptions, Settings
+from services.runtime.options import IssuerOptions
+from services.runtime.settings import Settings
 from services.security.claims import Claims, Issuer
 from services.security.jwks import RefreshingKeys
 from services.security.key_files import shared_secret_file

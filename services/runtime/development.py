@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from services.runtime.settings import IssuerOptions, Settings
+from services.runtime.options import IssuerOptions
+from services.runtime.settings import Settings
 from services.security.key_files import read_private, shared_secret_file
 from services.security.minting import TokenMinter
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.corpus.errors import FailedPrecondition
-from services.runtime.settings import EncryptionOptions, environment_secret
+from services.runtime.options import EncryptionOptions
+from services.runtime.settings import environment_secret
 from services.security.encryption import Checkpoints, MasterKey
 from services.security.key_stores import SqliteKeyStore
 from services.security.keyed_terms import KeyedTerms

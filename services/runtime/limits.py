@@ -10,7 +10,7 @@ import contextlib
 import resource
 
 from services.runtime import shared_port
-from services.runtime.settings import ConnectionOptions
+from services.runtime.options import ConnectionOptions
 
 MIB = 1024 * 1024
 _KIB = 1024

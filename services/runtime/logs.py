@@ -11,7 +11,7 @@ import structlog
 from structlog.dev import plain_traceback
 
 from interceptors import current
-from services.runtime.settings import LogOptions
+from services.runtime.options import LogOptions
 
 
 def configure(options: LogOptions, *, worker: int | None = None) -> None:

@@ -27,7 +27,8 @@ from services.runtime.channels import open_channel
 from services.runtime.encryption import Encryption
 from services.runtime.failover_channel import FailoverChannel
 from services.runtime.identity import development_identity
-from services.runtime.settings import FailoverOptions, Settings, TlsOptions
+from services.runtime.options import FailoverOptions, TlsOptions
+from services.runtime.settings import Settings
 from services.runtime.status import from_rpc_error
 from services.runtime.telemetry import Telemetry
 from services.runtime.tls import ReloadingTls, open_tls

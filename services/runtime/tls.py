@@ -17,7 +17,8 @@ import grpc
 import structlog
 
 from services.corpus.errors import InvalidField
-from services.runtime.settings import ConfigurationError, Settings, TlsOptions, is_loopback
+from services.runtime.options import TlsOptions
+from services.runtime.settings import ConfigurationError, Settings, is_loopback
 from services.runtime.tls_files import Signature, TlsFiles, TlsMaterial
 from services.security.mesh_identity import MeshPeers
 

@@ -13,7 +13,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from services.runtime.settings import ConfigurationError, TlsOptions
+from services.runtime.options import TlsOptions
+from services.runtime.settings import ConfigurationError
 
 _PLACE = "{service}"
 Signature = tuple[object, ...]

@@ -29,7 +29,8 @@ from services.audit.verify import verify_directory
 from services.catalog.sql import SqlCatalog
 from services.runtime import development
 from services.runtime.encryption import Encryption
-from services.runtime.settings import DevelopmentOptions, EncryptionOptions, Settings
+from services.runtime.options import DevelopmentOptions, EncryptionOptions
+from services.runtime.settings import Settings
 from tests.support.audit_reader import events_of
 from tests.support.processes import GROUNDWIRE, Mesh, health, mesh_served, running, until
 

@@ -27,8 +27,9 @@ from groundwire.retrieval.v1 import retrieval_service_pb2
 from groundwire.store.v1 import store_service_pb2
 from services.runtime import reflection
 from services.runtime.authentication import TokenAuthentication
+from services.runtime.options import AuthenticationOptions, IssuerOptions
 from services.runtime.server import Server, Service
-from services.runtime.settings import AuthenticationOptions, IssuerOptions, Settings
+from services.runtime.settings import Settings
 from services.security.minting import TokenMinter
 from tests.support.mesh import ended, raw
 from tests.support.recording import memory_recorder

@@ -18,8 +18,9 @@ from interceptors import current
 from interceptors._shapes import Call, Context
 from services.corpus.principal import Caller
 from services.resilience.tickets import WorkClass
+from services.runtime.options import AdmissionOptions, QuotaOptions
 from services.runtime.server import Server
-from services.runtime.settings import AdmissionOptions, QuotaOptions, Settings
+from services.runtime.settings import Settings
 from tests.support.serving import SHAPES, Outcome, Serving, begin, call, echo_service, ended, running_out_of_time, until
 
 LIMITED = [shape for shape in SHAPES if shape != "WatchStream"]

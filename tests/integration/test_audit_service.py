@@ -25,9 +25,10 @@ from services.audit.witness import assembly as witness
 from services.audit.witness.settings import WitnessSettings
 from services.corpus.errors import DataLoss, FailedPrecondition
 from services.runtime.identity import development_identity
+from services.runtime.options import DevelopmentOptions
 from services.runtime.process import Process
 from services.runtime.server import Server
-from services.runtime.settings import DevelopmentOptions, Settings
+from services.runtime.settings import Settings
 from tests.support.audit_world import event
 from tests.support.mesh import ended
 from tests.support.serving import Serving

@@ -19,11 +19,11 @@ from services.corpus.document import Document, DocumentState, MediaType
 from services.corpus.errors import FailedPrecondition
 from services.corpus.principal import EVERYBODY, Access
 from services.runtime.encryption import Encryption
+from services.runtime.options import EncryptionOptions
 from services.runtime.process import Process
 from services.runtime.sealed_places import CatalogDetails, StoreChunks
 from services.runtime.sealed_store import SealedVectorStore
 from services.runtime.server import Server
-from services.runtime.settings import EncryptionOptions
 from services.security.resealing import SealedItems
 from services.security.rotation import Rotation
 from services.security.sealed import Refusal

@@ -20,9 +20,10 @@ from interceptors._shapes import Context
 from interceptors.client import Credentials
 from services.runtime.authentication import TokenAuthentication
 from services.runtime.channels import open_channel
+from services.runtime.options import AuthenticationOptions, TlsOptions
 from services.runtime.renewing_channel import RenewingChannel
 from services.runtime.server import Server
-from services.runtime.settings import AuthenticationOptions, Settings, TlsOptions
+from services.runtime.settings import Settings
 from services.runtime.tls import open_tls
 from services.security.mesh_tokens import MeshTokens
 from services.security.minting import TokenMinter

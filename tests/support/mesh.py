@@ -42,9 +42,10 @@ from services.query.settings import QuerySettings
 from services.retrieval import assembly as retrieval
 from services.retrieval.settings import RetrievalSettings
 from services.runtime.identity import development_identity
+from services.runtime.options import Addresses, DevelopmentOptions
 from services.runtime.process import Process
 from services.runtime.server import Server, Service
-from services.runtime.settings import Addresses, DevelopmentOptions, Settings
+from services.runtime.settings import Settings
 from services.store import assembly as store
 from services.store.settings import StoreSettings
 from services.vectorstores.memory import MemoryVectorStore

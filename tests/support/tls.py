@@ -12,7 +12,7 @@ import grpc
 from cryptography import x509
 
 from cli.certs import make
-from services.runtime.settings import IssuerOptions, TlsOptions
+from services.runtime.options import IssuerOptions, TlsOptions
 
 SECRET = "correct-horse-battery-staple-0123456789"
 ISSUER = IssuerOptions.model_validate({"name": "https://login.example", "algorithm": "HS256", "secret": SECRET})

@@ -26,7 +26,8 @@ from services.corpus.errors import (
 from services.corpus.principal import Caller
 from services.runtime import server as server_module
 from services.runtime.identity import current_caller
-from services.runtime.settings import DevelopmentOptions, Settings
+from services.runtime.options import DevelopmentOptions
+from services.runtime.settings import Settings
 from tests.support.serving import ECHO, RULE, SHAPES, Serving, Text, begin, call, echo_service, ended, path, until
 
 SECRET = "the salary of Alice is a secret"

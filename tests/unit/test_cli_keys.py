@@ -15,7 +15,7 @@ import pytest
 from cli.errors import ExitCode
 from cli.main import main
 from services.runtime.encryption import Encryption, open_key_store
-from services.runtime.settings import EncryptionOptions
+from services.runtime.options import EncryptionOptions
 from services.security.encryption import KeyRecord
 from services.security.keyring import Keyring
 from services.security.master_keys import FileMasterKey, NoMasterKey, SecretMasterKey, generate_key

@@ -16,13 +16,8 @@ from cli.token import mint, revoke
 from services.corpus.errors import FailedPrecondition, Unauthenticated
 from services.runtime import development
 from services.runtime.authentication import TokenAuthentication, token_claims
-from services.runtime.settings import (
-    AuthenticationOptions,
-    AuthorizationOptions,
-    DevelopmentOptions,
-    IssuerOptions,
-    Settings,
-)
+from services.runtime.options import AuthenticationOptions, AuthorizationOptions, DevelopmentOptions, IssuerOptions
+from services.runtime.settings import Settings
 from services.security.permissions import permits
 
 SECRET = "0123456789abcdef0123456789abcdef"

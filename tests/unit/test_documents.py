@@ -17,7 +17,8 @@ from services.query.servicer import QueryServicer
 from services.resilience.breaker import BreakerPolicy
 from services.retrieval.servicer import RetrievalServicer
 from services.runtime import health_watch
-from services.runtime.settings import FailoverOptions, load
+from services.runtime.options import FailoverOptions
+from services.runtime.settings import load
 from services.runtime.unbuilt import unbuilt_methods
 from services.store.servicer import StoreServicer
 from tests.support.documents import blocks

@@ -11,8 +11,9 @@ import pytest
 
 from services.runtime import lifecycle
 from services.runtime.lifecycle import serve_until_stopped
+from services.runtime.options import DrainOptions
 from services.runtime.server import Server
-from services.runtime.settings import DrainOptions, Settings
+from services.runtime.settings import Settings
 from tests.support.serving import Serving, echo_service, until
 
 

@@ -15,8 +15,9 @@ import pytest
 from interceptors._shapes import Call, Context
 from services.corpus.errors import Unauthenticated
 from services.runtime.limits import MIB, allow_many_files, server_options
+from services.runtime.options import ConnectionOptions
 from services.runtime.server import Server
-from services.runtime.settings import ConnectionOptions, Settings
+from services.runtime.settings import Settings
 from tests.support.hostile import (
     END_HEADERS,
     HEADERS,

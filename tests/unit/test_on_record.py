@@ -15,7 +15,8 @@ from services.audit.log import AuditLog
 from services.corpus.errors import Unavailable
 from services.journal.memory import MemoryFiles
 from services.journal.spool import Spool
-from services.runtime.settings import Settings, SpoolOptions
+from services.runtime.options import SpoolOptions
+from services.runtime.settings import Settings
 from tests.support.audit_world import LOG
 from tests.support.serving import until
 

@@ -19,7 +19,7 @@ from cli.errors import CliError
 from cli.main import main
 from cli.services import KEYS, NAMES
 from services.corpus.errors import FailedPrecondition, InvalidField
-from services.runtime.settings import TlsOptions
+from services.runtime.options import TlsOptions
 from services.security.certificates import DevelopmentAuthority
 from services.security.mesh_identity import SpiffeId, certificate_identity
 

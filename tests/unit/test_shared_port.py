@@ -12,8 +12,9 @@ import pytest
 
 from interceptors._shapes import Context
 from services.runtime import shared_port
+from services.runtime.options import DrainOptions, WorkerOptions
 from services.runtime.server import Server, Service
-from services.runtime.settings import ConfigurationError, DrainOptions, Settings, WorkerOptions
+from services.runtime.settings import ConfigurationError, Settings
 from services.runtime.shared_port import connections, options, reserve, stop_listening
 from tests.support.serving import Serving, call, echo_service, until
 

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from structlog.testing import capture_logs
 
 from cli import doctor
-from services.runtime.settings import SERVICES, AuthenticationOptions, ConfigurationError, Settings, TlsOptions
+from services.runtime.options import AuthenticationOptions, TlsOptions
+from services.runtime.settings import SERVICES, ConfigurationError, Settings
 from services.runtime.tls import ReloadingTls, demands_certificates, listening_tls, open_tls
 from services.runtime.tls_files import TlsFiles
 from tests.support.tls import ISSUER, certificate, key, tls_options

@@ -17,7 +17,7 @@ from cli.errors import CliError
 from cli.options import Globals
 from cli.output import Format, Screen
 from services.runtime import logs
-from services.runtime.settings import LogOptions
+from services.runtime.options import LogOptions
 from services.runtime.telemetry import Telemetry
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from services.runtime.settings import Options, Settings
+from services.runtime.options import Options
+from services.runtime.settings import Settings
 
 
 class WitnessOptions(Options):
