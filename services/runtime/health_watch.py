@@ -21,7 +21,7 @@ from services.runtime.verdicts import judge
 
 READINESS = "readiness"
 # Together the longest that a frozen peer goes unnoticed where there is another, in seconds.
-HEARTBEAT_INTERVAL = 1.0
+HEARTBEAT_INTERVAL = 0.5
 HEARTBEAT_TIMEOUT = 0.8
 # Watching again after the watch broke; doubles.
 _FIRST_RETRY, _LAST_RETRY = 0.1, 1.0

@@ -39,6 +39,11 @@ def server_options(
         # Clients keep further calls waiting, but not reliably: one that ends and one that begins may cross, and gRPC's
         # client (1.85) reports the refused stream as UNAVAILABLE. So it is well above what an honest client has at once.
         ("grpc.max_concurrent_streams", limits.max_streams),
+        # What a connection, and each of its calls, may send ahead of what is read. gRPC (1.85) begins with 4 MiB a call
+        # and lets it grow: 400 calls of strangers had taken up to 240 MiB before they were refused. A fixed window is
+        # as fast where the network is near; far away it bounds a call to its size per round trip.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", limits.window_kib * _KIB),
         # Calls that wait for the event loop: beyond the first number gRPC drops some at random, beyond the second
         # all, with CANCELLED, which no client tries again. Its own 1,000 and 3,000 are reached by an honest burst, and
         # by one client's rapid resets (CVE-2023-44487). 40,000 resets took about 90 MB.

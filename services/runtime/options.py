@@ -109,6 +109,9 @@ class ConnectionOptions(Options):
     request_time: float = Field(120.0, gt=0, le=86_400, description="From a call's headers to the end of its request.")
     max_connections: int = Field(4096, ge=1, le=1_000_000, description="Of each port; more are closed as they come.")
     max_streams: int = Field(1000, ge=1, le=100_000, description="Calls at the same time on one connection.")
+    window_kib: int = Field(
+        256, ge=64, le=65_536, description="What may be sent ahead of being read; more is faster over long distances."
+    )
     max_metadata_kib: int = Field(16, ge=8, le=1024, description="The metadata of one call.")
     max_response_mib: int = Field(64, ge=4, le=1024, description="The largest message that is sent.")
     max_health_watchers: int = Field(1000, ge=1, le=100_000, description="Of each port; shared fairly by peers.")

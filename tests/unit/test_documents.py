@@ -90,4 +90,4 @@ def test_the_guide_to_availability_has_the_numbers_of_the_code() -> None:
     assert f"at least {policy.minimum} calls in {policy.window:g} seconds" in text
     assert f"after {policy.open_for:g} seconds with at most {policy.probes} calls at a time" in text
     assert f"up to {policy.max_open_for:g} seconds" in text
-    assert (health_watch.HEARTBEAT_INTERVAL, health_watch.HEARTBEAT_TIMEOUT) == (1.0, 0.8), "every second within 0.8"
+    assert (health_watch.HEARTBEAT_INTERVAL, health_watch.HEARTBEAT_TIMEOUT) == (0.5, 0.8), "twice a second within 0.8"

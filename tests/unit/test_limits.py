@@ -137,6 +137,12 @@ async def test_no_more_calls_run_on_a_connection_than_allowed(serving: Serving) 
     assert most == 3
 
 
+@pytest.mark.parametrize("kib", [128, 512])
+async def test_nobody_may_send_far_ahead(serving: Serving, tmp_path: Path, kib: int) -> None:
+    eager = await opened(await limited(serving, tmp_path, window_kib=kib))
+    await until(lambda: (eager.stream_window, eager.window) == (kib * 1024, kib * 1024))
+
+
 async def test_too_many_pings_end_a_connection(serving: Serving, tmp_path: Path) -> None:
     server = await limited(serving, tmp_path, min_ping_interval=60, max_ping_strikes=2)
     flood = await opened(server)
