@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -100,6 +101,9 @@ async def _serve(settings: dict[str, Settings], listen: str | None, worker: Work
             servers[name] = server
             if worker is not None:
                 telling.append(asyncio.create_task(tell(worker.report, server)))
+        # What was imported and set up stays: each full collection would look at all of it again, calls waiting meanwhile.
+        gc.collect()
+        gc.freeze()
         await serve_until_stopped([[servers[name] for name in tier if name in servers] for tier in TIERS])
     finally:
         # After an orderly stop nothing is left to drain: this is for a start that failed half-way.

@@ -217,7 +217,11 @@ def test_cancelled_calls_leave_true_records(tmp_path: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "kills"), [pytest.param(160, 2, id="short"), pytest.param(2000, 20, marks=pytest.mark.long, id="2000")]
+    ("count", "kills"),
+    [
+        pytest.param(160, 2, marks=pytest.mark.long, id="short"),
+        pytest.param(2000, 20, marks=pytest.mark.long, id="2000"),
+    ],
 )
 def test_killed_services_leave_true_records(tmp_path: Path, count: int, kills: int) -> None:
     data = tmp_path / "data"

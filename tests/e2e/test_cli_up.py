@@ -112,7 +112,7 @@ async def _up(data_dir: Path, *options: str) -> AsyncIterator[Up]:
         await process.communicate()
 
 
-@pytest.mark.parametrize("options", [(), ("--processes",)])
+@pytest.mark.parametrize("options", [(), pytest.param(("--processes",), marks=pytest.mark.long)])
 async def test_a_mesh_is_filled_asked_looked_at_and_stopped(tmp_path: Path, options: Sequence[str]) -> None:
     async with _up(tmp_path / "data", *options) as up:
         assert len(up.children()) >= (7 if options else 2)

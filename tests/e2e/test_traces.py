@@ -104,6 +104,7 @@ def _root_of_whole_trace(received: Running) -> Span | None:
     return roots[0] if whole else None
 
 
+@pytest.mark.long
 def test_an_unreachable_collector_breaks_nothing(tmp_path: Path) -> None:
     document = tmp_path / "zeppelin.txt"
     document.write_text(TEXT)

@@ -902,6 +902,17 @@ async def test_help_imports_nothing_that_takes_long() -> None:
     assert (process.returncode, err.decode()) == (0, "")
 
 
+async def test_a_command_does_not_collect_at_its_end_what_it_imported() -> None:
+    code = (
+        "import gc, sys, cli.main; sys.argv = ['groundwire', '--version']; "
+        "code = cli.main.run(); sys.exit(code or gc.get_freeze_count() == 0)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.DEVNULL, env=_environment({})
+    )
+    assert await process.wait() == 0
+
+
 async def test_services_without_models_and_documents_import_none_of_what_handles_them() -> None:
     code = (
         "import sys, cli.serve; from cli.services import assembly, settings_class; "
