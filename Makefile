@@ -56,9 +56,9 @@ lint: install ## Check style and the floors of the architecture
 type: install ## Check types, strictly
 	@$(BIN)/mypy
 
-# Files are spread over processes, whole: their tests share servers. Two more than cores, since meshes wait a lot.
+# Files are spread over processes, whole: their tests share servers. One more than cores, since meshes wait a lot.
 # In their own order: that of the number of tests would begin the longest files, which have few, last.
-PARALLEL := -n $(shell n=$$(nproc); echo $$(( n < 3 ? n + 2 : 4 ))) --dist loadfile --no-loadscope-reorder
+PARALLEL := -n $(shell n=$$(nproc); echo $$(( n < 3 ? n + 1 : 4 ))) --dist loadfile --no-loadscope-reorder
 
 test: install ## Run the tests
 	@$(BIN)/python -m pytest $(PARALLEL) -m 'not long'

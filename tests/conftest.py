@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from interceptors import current
 from tests.support.serving import Serving
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # Tests start hundreds of processes: each of them would compile all modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -38,7 +38,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 # Nobody asks questions here.
 SERVICES = ("store", "witness", "audit", "ingestion")
+# A call is given up so many seconds after it began, at most. Where hardly any ends before that, calls get more time:
+# so much more after each that was given up, and so much less after each that was not.
 LATEST = 0.05
+LONGER, SHORTER = 1.02, 0.9
 IN_FLIGHT = 6
 Effect = tuple[str, str]
 """A tenant and what was changed in it, as events name it; what was deleted has a "-" in front."""
@@ -77,6 +80,7 @@ class Client:
         self._data = data
         self._address = address
         self._random = random.Random(7)
+        self._latest = LATEST
         self.outcomes: dict[str, int] = {}
 
     def _metadata(self, tenant: str) -> tuple[tuple[str, str], ...]:
@@ -123,9 +127,10 @@ class Client:
 
     async def _one(self, call: Any) -> None:
         ended = asyncio.ensure_future(_code(call))
-        done, _ = await asyncio.wait([ended], timeout=self._random.uniform(0, LATEST))
+        done, _ = await asyncio.wait([ended], timeout=self._random.uniform(0, self._latest))
         if not done:
             call.cancel()
+        self._latest = max(LATEST, self._latest * (SHORTER if done else LONGER))
         code = await ended
         self.outcomes[code] = self.outcomes.get(code, 0) + 1
 
