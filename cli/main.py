@@ -199,7 +199,7 @@ def _usage_lines(error: Exception) -> list[str]:
 def run() -> int:
     """Run one command as a process of its own, and return its exit code."""
     # A command imports some 900 modules and ends soon. Collecting what they keep, again and again and once more at the
-    # end, took a third of the time of a short command.
+    # end, took up to a quarter of the time of a short command.
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     try:
         return main()
