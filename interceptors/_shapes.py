@@ -21,6 +21,8 @@ from typing import Any, Protocol, TypeAlias
 
 import grpc
 
+from interceptors.timeouts import Timeouts
+
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 # Quoted: the class is generic in its stubs alone.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -108,7 +110,7 @@ class Chain(grpc.aio.ServerInterceptor):
         """``request_time`` is how long the one request of a call may take to arrive, in seconds."""
         self._layers = tuple(layers)
         self._refuse = refuse
-        self._request_time = request_time
+        self._patience = Timeouts(request_time) if request_time is not None else None
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -184,13 +186,8 @@ class Chain(grpc.aio.ServerInterceptor):
         """What the handler gets: the one request, parsed, or (``parse`` is None) the stream of them."""
         if parse is None:
             return call.requests
-        try:
-            async with asyncio.timeout(self._request_time) as patience:
-                data = await call.context.read()
-        except TimeoutError as error:
-            if not patience.expired():
-                raise
-            raise RequestTimeoutError from error
+        reading = call.context.read()
+        data = await (reading if self._patience is None else self._patience.limit(reading, RequestTimeoutError))
         if data is grpc.aio.EOF:
             raise MalformedRequestError
         return parse(data)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
 
 from interceptors import current
 from interceptors._shapes import Call, Proceed
+from interceptors.timeouts import Timeouts
 
 Cap = Callable[[str], float | None]
 """The longest that a method may take, in seconds, when its caller does not say; None for watches."""
@@ -24,6 +24,7 @@ class Deadline:
     def __init__(self, cap: Cap, expired: Callable[[], Exception]) -> None:
         self._cap = cap
         self._expired = expired
+        self._timeouts: dict[float, Timeouts] = {}
 
     async def around(self, call: Call, proceed: Proceed) -> Any:
         """Run the rest under the caller's deadline or the cap."""
@@ -37,10 +38,7 @@ class Deadline:
         if seconds is None:
             return await proceed(call)
         current.deadline.set(time.monotonic() + seconds)
-        try:
-            async with asyncio.timeout(seconds) as bound:
-                return await proceed(call)
-        except TimeoutError as error:
-            if not bound.expired():
-                raise
-            raise self._expired() from error
+        timeouts = self._timeouts.get(seconds)
+        if timeouts is None:
+            timeouts = self._timeouts[seconds] = Timeouts(seconds)
+        return await timeouts.limit(proceed(call), self._expired)
