@@ -10,13 +10,13 @@ it is asked to: of a caller that is refused it keeps no more than what a flow-co
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from random import getrandbits
 from typing import Any, Protocol, TypeAlias
 
 import grpc
@@ -40,7 +40,8 @@ class Call:
     """One RPC on its way through the chain.
 
     ``method`` is the path exactly as it was received; ``known`` says whether this server serves it. ``requests`` are
-    its messages' bytes, which nobody has read yet. ``facts`` is where inner layers leave what outer ones report.
+    its messages' bytes, which nobody has read yet. ``trace_id`` (0: the call is not traced) and ``error``, for which the
+    call was refused, are left here by layers for others to report.
     """
 
     method: str
@@ -51,12 +52,21 @@ class Call:
     """The metadata that the caller sent; keys in lower case."""
     requests: Any = None
     start: float = field(default_factory=time.monotonic)
-    facts: dict[str, Any] = field(default_factory=dict)
+    trace_id: int = 0
+    error: Exception | None = None
+
+    @property
+    def name(self) -> str:
+        """The method's name in telemetry; one for all paths that nobody serves, because callers can make up any number."""
+        return self.method.lstrip("/") if self.known else "unknown"
 
     def metadata(self, key: str) -> list[str]:
         """Every value that the caller sent under ``key`` (lower case), as text."""
-        values = [value for name, value in self.received if name == key]
-        return [value.decode("latin-1") if isinstance(value, bytes) else value for value in values]
+        return [
+            value.decode("latin-1") if isinstance(value, bytes) else value
+            for name, value in self.received
+            if name == key
+        ]
 
     def outcome(self, error: BaseException | None) -> grpc.StatusCode:
         """The status that the caller gets, as far as ``error``, which is leaving the handler, tells."""
@@ -231,7 +241,7 @@ def _begin(method: str, context: Context, requests: Any, *, known: bool) -> Call
     for name, value in received:
         if name == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return Call(method, known, context, value, received, requests)
-    return Call(method, known, context, os.urandom(16).hex(), received, requests)
+    return Call(method, known, context, f"{getrandbits(128):032x}", received, requests)
 
 
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}

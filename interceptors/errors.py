@@ -29,7 +29,7 @@ class Errors:
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - the one place that must see everything
-            call.facts["error"] = error
+            call.error = error
             try:
                 await call.context.abort_with_status(self._to_status(error, call))
             except grpc.aio.InternalError:

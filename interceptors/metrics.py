@@ -27,5 +27,4 @@ class Metrics:
             error = raised
             raise
         finally:
-            method = call.method.lstrip("/") if call.known else "unknown"
-            self._record(method, call.outcome(error).name, time.monotonic() - call.start)
+            self._record(call.name, call.outcome(error).name, time.monotonic() - call.start)

@@ -5,7 +5,8 @@
     spool.start()                                     # hands payloads on, in order, in batches, until ``deliver`` has all
 
 Writing costs the same for one payload as for twenty. One that comes alone is written at once; while others are under
-way, it waits a few milliseconds for as many as came together lately, as databases do with commits.
+way, it waits for as many as came together lately, as databases do with commits: a few milliseconds, and a few more
+while others keep coming.
 
 ``deliver`` may get a payload twice, after a crash: make payloads recognisable. A payload may *open* something under a
 key, which a later one *closes*: what a crash left open is in :attr:`Spool.left_open` when the spool is opened again.
@@ -44,9 +45,10 @@ _BATCH = 1000
 _BATCH_BYTES = 4 * 1024 * 1024
 _IN_MEMORY = 4096
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
-# Seconds that a payload waits for others, and that payloads are gathered before they are handed on.
-_GATHERING = 0.005
+# Others are waited for until none has come for this long, and never longer than that; in seconds.
+_QUIET, _LONGEST_GATHERING = 0.003, 0.010
 _FORGETTING = 0.9
+# Seconds that payloads are gathered before they are handed on.
 _LINGER = 0.02
 # Seconds after which whoever waits is told that the disk does not answer.
 DISK_PATIENCE = 0.4
@@ -88,7 +90,8 @@ class Spool:
         self._opened = opened
         self._loop = asyncio.get_running_loop()
         self._gathered: list[_Entry] = []
-        self._flushing: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Handle | None = None
+        self._first = self._latest = 0.0  # when the first and the latest of those gathered came
         self._pending = 0
         self._company = 1.0  # how many were under way together lately
         self._recent: deque[tuple[int, bytes | None, int]] = deque()  # sequence, payload, size
@@ -152,10 +155,12 @@ class Spool:
         self._gathered.append(_Entry(kind, key, payload, then))
         self._pending += 1
         self._company = max(self._company, self._pending)
+        self._latest = self._loop.time()
         if self._flushing is None:
+            self._first = self._latest
             # At the soonest at the end of this turn of the loop.
-            pause = _GATHERING if self._pending > 1 else 0
-            self._flushing = self._loop.call_later(pause, self._flush)
+            alone = self._pending == 1
+            self._flushing = self._loop.call_soon(self._flush) if alone else self._wait_for_others()
         elif len(self._gathered) >= self._company:
             self._flushing.cancel()
             self._flush()
@@ -174,6 +179,16 @@ class Spool:
                 await self.deliver_all()
                 await self._compact()
         await self._journal.close()
+
+    def _wait_for_others(self) -> asyncio.TimerHandle:
+        until = min(self._latest + _QUIET, self._first + _LONGEST_GATHERING)
+        return self._loop.call_at(until, self._flush_if_quiet, until)
+
+    def _flush_if_quiet(self, until: float) -> None:
+        if self._latest + _QUIET > until and until < self._first + _LONGEST_GATHERING:
+            self._flushing = self._wait_for_others()
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         group, self._gathered = self._gathered, []

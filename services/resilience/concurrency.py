@@ -78,7 +78,9 @@ class _Window:
     crowded: bool = False
 
     def add(self, kind: str, seconds: float, *, completed: bool) -> None:
-        summed = self.kinds.setdefault(kind, _Sum())
+        summed = self.kinds.get(kind)
+        if summed is None:
+            summed = self.kinds[kind] = _Sum()
         summed.count += 1
         summed.total += seconds
         self.count += 1

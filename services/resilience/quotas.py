@@ -88,6 +88,11 @@ class Quotas:
         """The tenant's share against others'."""
         return self._of(tenant).weight
 
+    def limits(self, tenant: str) -> bool:
+        """Whether the tenant has a quota of anything."""
+        quota = self._of(tenant)
+        return bool(quota.requests_per_second or quota.tokens_per_second)
+
     def admit(self, tenant: str) -> None:
         """Count one request; raise ResourceExhausted (QUOTA_EXCEEDED) when the tenant may not begin one now."""
         buckets, now = self._open(tenant), self.clock()
@@ -110,9 +115,9 @@ class Quotas:
         return self.tenants.get(tenant, self.default)
 
     def _open(self, tenant: str) -> _Buckets | None:
-        quota = self._of(tenant)
-        if not quota.requests_per_second and not quota.tokens_per_second:
+        if not self.limits(tenant):
             return None
+        quota = self._of(tenant)
         found = self._buckets.get(tenant)
         if found is None:
             now = self.clock()

@@ -77,6 +77,11 @@ class Ticket:
     refusal: GroundwireError | None = None
     settled: Callable[[], None] | None = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it has neither begun nor been refused."""
+        return self.state is TicketState.WAITING
+
 
 @dataclass(frozen=True, slots=True)
 class ClassSnapshot:

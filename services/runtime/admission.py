@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,8 @@ from services.security.permissions import EVERYTHING, Rule
 
 # What operators look at, and what services tell each other about themselves.
 _OPERATIONS = frozenset({"stores", "endpoints", "topology", "dependencies", "metrics", "alerts", "alert_rules"})
+# The brownout ladder moves in half seconds: calls that come at the same time need not look at the pressure each.
+_LOOK_INTERVAL = 0.02
 _OUTCOMES = {Ended.COMPLETED: Outcome.COMPLETED, Ended.LATE: Outcome.LATE, Ended.OTHER: Outcome.OTHER}
 
 
@@ -48,36 +51,6 @@ def work_class(path: str, rule: Rule) -> WorkClass:
     if action == "ingest" or (resource == "chunks" and (action == "write" or method.startswith("List"))):
         return WorkClass.BATCH
     return WorkClass.INTERACTIVE
-
-
-class Place:
-    """A ticket, as the interceptor sees it."""
-
-    __slots__ = ("settled", "ticket")
-
-    def __init__(self, ticket: Ticket) -> None:
-        self.ticket = ticket
-        self.settled: Callable[[], None] | None = None
-        ticket.settled = self._settle
-
-    @property
-    def refusal(self) -> Exception | None:
-        """See the interceptor."""
-        return self.ticket.refusal
-
-    @property
-    def waiting(self) -> bool:
-        """See the interceptor."""
-        return self.ticket.state is TicketState.WAITING
-
-    @property
-    def expires(self) -> float:
-        """See the interceptor."""
-        return self.ticket.expires
-
-    def _settle(self) -> None:
-        if self.settled is not None:
-            self.settled()
 
 
 class Admissions:
@@ -104,13 +77,19 @@ class Admissions:
             spread=random.random,
         )
         self._over_quota = 0
+        self._clock = clock
+        self._step = BrownoutStep.NONE
+        self._looked = -math.inf
         if self._brownout is not None:
             self._brownout.pressure = self.limiter.pressure
 
     @property
     def step(self) -> BrownoutStep:
-        """Where the brownout ladder stands."""
-        return BrownoutStep.NONE if self._brownout is None else self._brownout.step()
+        """Where the brownout ladder stands, or stood a few milliseconds ago."""
+        if self._brownout is not None and (now := self._clock()) - self._looked >= _LOOK_INTERVAL:
+            self._looked = now
+            self._step = self._brownout.step()
+        return self._step
 
     def snapshot(self) -> dict[WorkClass, ClassSnapshot]:
         """Limits, calls that run and wait, and refusals, by class."""
@@ -133,13 +112,14 @@ class Admissions:
                 read["groundwire.brownout.entered", step.name.lower()] = float(count)
         return read
 
-    def arrive(self, call: Call) -> Place:
+    def arrive(self, call: Call) -> Ticket:
         """See the interceptor; raises ResourceExhausted when the tenant's quota is used up."""
         work = self._classes.get(call.method, WorkClass.INTERACTIVE)
         caller: Caller | None = current.caller.get()
         tenant = "" if caller is None else caller.tenant
         # Services act for somebody who was counted at the front.
-        if work is not WorkClass.OPERATIONS and caller is not None and not caller.acting_service:
+        counted = work is not WorkClass.OPERATIONS and caller is not None and not caller.acting_service
+        if counted and self.quotas.limits(tenant):
             try:
                 self.quotas.admit(tenant)
             except Exception:
@@ -149,20 +129,19 @@ class Admissions:
         # What is left out changes how long a call takes: such calls are a kind of their own.
         step = self.step
         kind = call.method if step is BrownoutStep.NONE else f"{call.method} {step.name}"
-        return Place(self.limiter.arrive(work, tenant, kind, deadline=current.deadline.get()))
+        return self.limiter.arrive(work, tenant, kind, deadline=current.deadline.get())
 
     def advance(self) -> None:
         """See the interceptor."""
         self.limiter.advance()
 
-    def end(self, place: Place, how: Ended) -> None:
+    def end(self, place: Ticket, how: Ended) -> None:
         """See the interceptor."""
-        if place.ticket.state is TicketState.RUNNING:
-            self.limiter.finish(place.ticket, _OUTCOMES[how])
+        if place.state is TicketState.RUNNING:
+            self.limiter.finish(place, _OUTCOMES[how])
         else:
-            self.limiter.leave(place.ticket)
-        if self._brownout is not None:
-            self._brownout.step()
+            self.limiter.leave(place)
+        _ = self.step  # so that the ladder is left when nobody comes any more
 
 
 def _policy(options: AdmissionOptions, initial_limit: int) -> AdmissionPolicy:

@@ -113,6 +113,7 @@ class Authorizer:
         """``open_services`` are the few (health, reflection) whose methods need no permission."""
         self._table = dict(table)
         self._open = open_services
+        self._guarded = frozenset(path for path in self._table if not self._is_open(path))
 
     @property
     def watches(self) -> frozenset[str]:
@@ -126,6 +127,9 @@ class Authorizer:
 
     def is_open(self, method: str) -> bool:
         """Whether ``method`` belongs to a service that needs no identity."""
+        return method not in self._guarded and self._is_open(method)
+
+    def _is_open(self, method: str) -> bool:
         parts = method.split("/")
         return len(parts) == 3 and parts[0] == "" and parts[1] in self._open
 

@@ -110,7 +110,8 @@ class Call:
 
     def __init__(self, method: str) -> None:
         self.method = method
-        self.facts: dict[str, Any] = {}
+        self.name = method.lstrip("/")
+        self.trace_id = 0
         self.context = self
 
     def metadata(self, _name: str) -> Sequence[str]:

@@ -77,7 +77,7 @@ async def nothing() -> None:
 async def test_an_event_says_who_did_what(caplog: Any) -> None:
     recorder, keeper = memory_recorder()
     call = a_call()
-    call.facts["trace_id"] = "ab" * 16
+    call.trace_id = int("ab" * 16, 16)
 
     async def work() -> None:
         record = current_record()
@@ -150,7 +150,7 @@ async def test_a_refusal_says_why() -> None:
     needs = PermissionDenied("no", metadata={"permission": "documents:delete"})
     for error in (PermissionDenied("no"), needs, ZeroDivisionError()):
         call = a_call()
-        call.facts["error"] = error
+        call.error = error
         ended = recorder.open(call, ALWAYS).end(grpc.StatusCode.PERMISSION_DENIED)
         assert ended is not None
         await ended

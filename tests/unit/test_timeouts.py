@@ -177,7 +177,7 @@ async def test_what_is_over_is_forgotten() -> None:
     await asyncio.gather(*(timeouts.limit(value(), LateError) for _ in range(10)))
     with pytest.raises(LateError):
         await timeouts.limit(forever(), LateError)
-    assert not timeouts._running  # noqa: SLF001 - what is kept is what is tested
+    assert not timeouts._running
     assert await timeouts.limit(value(), LateError) == "value"
 
 

@@ -155,7 +155,7 @@ class CallRecord(Notes):
         )
         if call is not None:
             self.attribute(event)
-            event.reason = _reason(call.facts.get("error")) or policy.permission
+            event.reason = _reason(call.error) or policy.permission
         else:
             event.request_id = current.request_id.get()
             event.tenant = self._tenant
@@ -171,8 +171,8 @@ class CallRecord(Notes):
             event.request_id = call.request_id
             event.method = call.method
             event.client_address = self.address
-            if "trace_id" in call.facts:
-                event.trace_id = call.facts["trace_id"]
+            if call.trace_id:
+                event.trace_id = f"{call.trace_id:032x}"
         caller = current.caller.get()
         if isinstance(caller, Caller):
             event.tenant = caller.tenant
