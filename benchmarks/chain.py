@@ -42,13 +42,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from groundwire.query.v1 import query_service_pb2 as pb
 from groundwire.query.v1 import query_service_pb2_grpc as rpc
-from interceptors._shapes import Around, Context
+from interceptors._shapes import Context, Layer
 from interceptors.authentication import Authentication
 from interceptors.chain import Position, build
 from services.runtime import development
 from services.runtime.auditing.delivery import open_recorder
 from services.runtime.authentication import TokenAuthentication
 from services.runtime.channels import open_channel
+from services.runtime.garbage import collect_rarely, keep_everything
 from services.runtime.server import MIB, Server, Service, refuse_unknown, server_options
 from services.runtime.settings import Settings
 from services.runtime.telemetry import sdk_tracer
@@ -78,6 +79,7 @@ class Nowhere(SpanExporter):
 
 async def serve(data_dir: Path) -> None:
     """Serve the echo behind every part of the chain until stdin ends; print the ports."""
+    collect_rarely()  # as `groundwire serve` does
     settings = Settings(data_dir=data_dir)
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(Nowhere()))
@@ -91,7 +93,7 @@ async def serve(data_dir: Path) -> None:
     production = Server(service, settings, authentication.identify, sdk_tracer(provider, "benchmark"))
     everything = production.layers("127.0.0.1:0")
     layers = [found for found in everything if found[0] not in (Position.AUDIT, Position.ANNOUNCEMENT)]
-    named: dict[str, list[tuple[Position, Around]]] = {"bare": [], "(the chain itself)": []}
+    named: dict[str, list[tuple[Position, Layer]]] = {"bare": [], "(the chain itself)": []}
     for n, (position, _) in enumerate(layers, start=1):
         named[position.name.lower()] = layers[:n]
     named[UNCACHED] = [
@@ -101,12 +103,15 @@ async def serve(data_dir: Path) -> None:
     named[AUDITED] = everything
     servers, ports = [], {}
     for name, some in named.items():
-        interceptors = [] if name == "bare" else [build(some, refuse_unknown)]
+        interceptors = (
+            [] if name == "bare" else [build(some, refuse_unknown, request_time=settings.connections.request_time)]
+        )
         server = grpc.aio.server(interceptors=interceptors, options=server_options(4 * MIB))
         _register(server)
         ports[name] = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         servers.append(server)
+    keep_everything()
     print(json.dumps({"ports": ports, "token": development.mint(settings)}), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     for server in servers:
@@ -173,7 +178,8 @@ async def measure(ports: dict[str, int], token: str, pid: int, rounds: int, call
             await load(name, calls)
             measured[name].wall.append((time.perf_counter() - began) / calls)
             measured[name].cpu.append((processor_seconds(pid) - before) / calls)
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
+        if (number + 1) % 10 == 0:
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
     for channel in channels.values():
         await channel.close()
     return measured
@@ -251,8 +257,8 @@ def audit_service(data_dir: Path, cores: Sequence[int]) -> Iterator[None]:
 def main() -> None:
     """Start the server, measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--calls", type=int, default=1500)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--calls", type=int, default=300)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))

@@ -14,6 +14,7 @@ import typer
 from cli.commands import ask, audit, backup, certs, delete, ingest, inspect, keys, serve, token
 from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.options import Globals
+from services.runtime.garbage import collect_rarely
 
 app = typer.Typer(
     name="groundwire",
@@ -25,8 +26,6 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 
-# Python's own 700 suit programs that keep little.
-_OBJECTS_BETWEEN_COLLECTIONS = 20_000
 _START, _USE, _LOOK = "Run", "Use", "Look after"
 
 
@@ -198,9 +197,7 @@ def _usage_lines(error: Exception) -> list[str]:
 
 def run() -> int:
     """Run one command as a process of its own, and return its exit code."""
-    # A command imports some 900 modules and ends soon. Collecting what they keep, again and again and once more at the
-    # end, took up to a quarter of the time of a short command.
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    collect_rarely()
     try:
         return main()
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from cli.report import tell
 from cli.services import TIERS, assembly, settings_class
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unavailable
 from services.runtime import logs
+from services.runtime.garbage import keep_everything
 from services.runtime.lifecycle import die_with_parent, serve_until_stopped
 from services.runtime.limits import allow_many_files
 from services.runtime.process import Process
@@ -101,9 +101,7 @@ async def _serve(settings: dict[str, Settings], listen: str | None, worker: Work
             servers[name] = server
             if worker is not None:
                 telling.append(asyncio.create_task(tell(worker.report, server)))
-        # What was imported and set up stays: each full collection would look at all of it again, calls waiting meanwhile.
-        gc.collect()
-        gc.freeze()
+        keep_everything()
         await serve_until_stopped([[servers[name] for name in tier if name in servers] for tier in TIERS])
     finally:
         # After an orderly stop nothing is left to drain: this is for a start that failed half-way.

@@ -1,6 +1,6 @@
 """The one place that knows the four RPC shapes.
 
-Interceptors are coroutines around a call (:class:`Around`). :class:`Chain` nests them once per method, with the handler
+Interceptors are coroutines around a call (:class:`Layer`). :class:`Chain` nests them once per method, with the handler
 in the middle; a call runs through them once, so that messages of a stream do not pass through every layer.
 
 A request is read innermost, once every layer has let its call pass. gRPC takes a message in, and decompresses it, when
@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from random import getrandbits
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -32,6 +34,8 @@ _Convert: TypeAlias = Callable[[Any], Any]
 REQUEST_ID_KEY = "x-request-id"
 # gRPC's timers and its remaining time stand on different clocks; in seconds.
 _CLOCK_SKEW = 0.01
+# What came with the call of this task, which gRPC makes once for interceptors and anew for whoever asks it later.
+_metadata: ContextVar[Iterable[tuple[str, str | bytes]]] = ContextVar("groundwire_metadata", default=())
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._\-]{1,128}")
 
 
@@ -92,7 +96,7 @@ Proceed: TypeAlias = Callable[[Call], Awaitable[Any]]
 """Runs the rest of the chain and the handler; gives a unary call's response, in bytes, and None for a stream."""
 
 
-class Around(Protocol):
+class Layer(ABC):
     """What an interceptor is: a coroutine that runs the rest of a call, once, and sees how it ends.
 
     The caller gets a unary call's response when the outermost layer has returned it, and a stream's OK when all have
@@ -102,6 +106,12 @@ class Around(Protocol):
     to be done even then runs in a task of its own, and the error goes on.
     """
 
+    def concerns(self, method: str) -> bool:
+        """Whether it has anything to do for calls to ``method``: asked once, and around no other call it runs."""
+        del method
+        return True
+
+    @abstractmethod
     async def around(self, call: Call, proceed: Proceed) -> Any:
         """Do what comes before, return ``await proceed(call)``, and do what comes after in ``finally`` or ``except``."""
 
@@ -115,7 +125,7 @@ class Chain(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, layers: Sequence[Around], refuse: Callable[[Call], Awaitable[None]], *, request_time: float | None = None
+        self, layers: Sequence[Layer], refuse: Callable[[Call], Awaitable[None]], *, request_time: float | None = None
     ) -> None:
         """``request_time`` is how long the one request of a call may take to arrive, in seconds."""
         self._layers = tuple(layers)
@@ -129,6 +139,7 @@ class Chain(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
         """Return the handler for a call; must not raise (gRPC would show the exception's text to the caller)."""
+        _metadata.set(handler_call_details.invocation_metadata)
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is not None:
@@ -158,9 +169,10 @@ class Chain(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, parse: _Convert | None, behaviour: Any, serialize: _Convert) -> Any:
         async def run(call: Call) -> Any:
-            return serialize(await behaviour(await self._request(call, parse), call.context))
+            request = call.requests if parse is None else parse(await self._read(call))
+            return serialize(await behaviour(request, call.context))
 
-        through = self._nest(run)
+        through = self._nest(method, run)
 
         async def handle(requests: Any, context: Context) -> Any:
             return await through(_begin(method, context, requests, known=True))
@@ -169,7 +181,8 @@ class Chain(grpc.aio.ServerInterceptor):
 
     def _streaming(self, method: str, parse: _Convert | None, behaviour: Any) -> Any:
         async def run(call: Call) -> None:
-            responses = behaviour(await self._request(call, parse), call.context)
+            request = call.requests if parse is None else parse(await self._read(call))
+            responses = behaviour(request, call.context)
             if not hasattr(responses, "__aiter__"):
                 await responses  # a handler that calls context.write itself
                 return
@@ -183,7 +196,7 @@ class Chain(grpc.aio.ServerInterceptor):
                         # The connection is gone, and with it whoever would have learned of a failure.
                         raise asyncio.CancelledError from error
 
-        through = self._nest(run)
+        through = self._nest(method, run)
 
         # Not a generator: one that is cancelled while its caller does not read is dropped between two messages, so
         # that no layer learns how the call ended, and one whose time runs out there never ends at all.
@@ -192,18 +205,16 @@ class Chain(grpc.aio.ServerInterceptor):
 
         return handle
 
-    async def _request(self, call: Call, parse: _Convert | None) -> Any:
-        """What the handler gets: the one request, parsed, or (``parse`` is None) the stream of them."""
-        if parse is None:
-            return call.requests
+    async def _read(self, call: Call) -> Any:
+        """The bytes of the one request that the handler gets."""
         reading = call.context.read()
         data = await (reading if self._patience is None else self._patience.limit(reading, RequestTimeoutError))
         if data is grpc.aio.EOF:
             raise MalformedRequestError
-        return parse(data)
+        return data
 
     def _unknown(self, method: str) -> Handler:
-        through = self._nest(self._refuse)
+        through = self._nest(method, self._refuse)
 
         async def handle(requests: Any, context: Context) -> None:
             await through(_begin(method, context, requests, known=False))
@@ -211,10 +222,11 @@ class Chain(grpc.aio.ServerInterceptor):
         # The shape that any client's call fits.
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    def _nest(self, innermost: Proceed) -> Proceed:
+    def _nest(self, method: str, innermost: Proceed) -> Proceed:
         through = innermost
         for layer in reversed(self._layers):
-            through = partial(layer.around, proceed=through)
+            if layer.concerns(method):
+                through = partial(layer.around, proceed=through)
         return through
 
 
@@ -236,8 +248,7 @@ def _as_it_is(message: Any) -> Any:
 
 
 def _begin(method: str, context: Context, requests: Any, *, known: bool) -> Call:
-    # Asked for once: gRPC makes it anew on every question.
-    received = context.invocation_metadata() or ()
+    received = _metadata.get()
     for name, value in received:
         if name == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return Call(method, known, context, value, received, requests)

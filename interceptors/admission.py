@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from interceptors._shapes import Around, Call, Proceed
+from interceptors._shapes import Call, Layer, Proceed
 
 
-class Admission:
+class Admission(Layer):
     """Admits calls until :meth:`close`, then refuses them with what ``refusal`` makes.
 
     gRPC's own shutdown drops calls that arrive at its very moment with CANCELLED, which no client tries again, and
@@ -26,7 +26,7 @@ class Admission:
         exempt: Callable[[str], bool],
         endless: Callable[[str], bool],
         refusal: Callable[[], Exception],
-        permits: Around | None = None,
+        permits: Layer | None = None,
     ) -> None:
         self._exempt = exempt
         self._endless = endless
@@ -38,10 +38,12 @@ class Admission:
         self._idle.set()
         self._closed = False
 
+    def concerns(self, method: str) -> bool:
+        """See the class."""
+        return not self._exempt(method)
+
     async def around(self, call: Call, proceed: Proceed) -> Any:
         """Count the call while it runs, or refuse it."""
-        if self._exempt(call.method):
-            return await proceed(call)
         if self._closed:
             raise self._refusal()
         self._running += 1

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import grpc
 
 from interceptors import current
-from interceptors._shapes import Call, Proceed
+from interceptors._shapes import Call, Layer, Proceed
 
 
 class Record(Protocol):
@@ -30,7 +30,7 @@ Open = Callable[[Call], Record | None]
 ToStatus = Callable[[Exception, Call], grpc.Status]
 
 
-class Audit:
+class Audit(Layer):
     """Ends a call with OK only when its record is durable: without one, ``to_status`` says what the caller gets.
 
     Refusals and cancellations are recorded all the same. A refused call, whose caller knows by then, ends when its record
@@ -69,7 +69,7 @@ class Audit:
         return response
 
 
-class Announcement:
+class Announcement(Layer):
     """Records that a call is running before its handler may send anything, for the methods that ``announced`` names.
 
     What a stream has sent cannot be taken back: if the service died in the middle, nothing would tell that it was
@@ -79,12 +79,15 @@ class Announcement:
     def __init__(self, announced: Callable[[str], bool]) -> None:
         self._announced = announced
 
+    def concerns(self, method: str) -> bool:
+        """See the class."""
+        return self._announced(method)
+
     async def around(self, call: Call, proceed: Proceed) -> Any:
         """Announce, then run the rest."""
-        if self._announced(call.method):
-            record = current.record.get()
-            if record is not None:
-                await record.begin()
+        record = current.record.get()
+        if record is not None:
+            await record.begin()
         return await proceed(call)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from interceptors import current
-from interceptors._shapes import Call, Proceed
+from interceptors._shapes import Call, Layer, Proceed
 
 Decide = Callable[[str, Any], None]
 """Takes a method's path as received and the caller's identity (None if exempt); raises to refuse."""
 
 
-class Authorization:
+class Authorization(Layer):
     """Asks ``decide`` before the handler runs."""
 
     def __init__(self, decide: Decide) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 
-from interceptors._shapes import Around, Call, Chain
+from interceptors._shapes import Call, Chain, Layer
 
 
 class Position(IntEnum):
@@ -26,7 +26,7 @@ class Position(IntEnum):
 
 
 def build(
-    layers: Sequence[tuple[Position, Around]],
+    layers: Sequence[tuple[Position, Layer]],
     refuse: Callable[[Call], Awaitable[None]],
     *,
     request_time: float | None = None,

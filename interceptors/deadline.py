@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from interceptors import current
-from interceptors._shapes import Call, Proceed
+from interceptors._shapes import Call, Layer, Proceed
 from interceptors.timeouts import Timeouts
 
 Cap = Callable[[str], float | None]
 """The longest that a method may take, in seconds, when its caller does not say; None for watches."""
 
 
-class Deadline:
+class Deadline(Layer):
     """Caps calls without a deadline and never starts work whose time has already run out.
 
     A caller's own deadline is gRPC's to watch: it cancels the call's task. ``expired`` makes the exception for a call

@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 
-from interceptors._shapes import Call, Proceed
+from interceptors._shapes import Call, Layer, Proceed
 
 ToStatus = Callable[[Exception, Call], grpc.Status]
 
 
-class Errors:
+class Errors(Layer):
     """Ends a failed call with the status that ``to_status`` gives for its exception.
 
     Aborts are already statuses and pass; so does cancellation, which the outer layers record and nobody swallows.

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from interceptors._shapes import Call, Proceed
+from interceptors._shapes import Call, Layer, Proceed
 
 Record = Callable[[str, str, float], None]
 """Takes a method's name, a status code's name and a duration in seconds."""
 
 
-class Metrics:
+class Metrics(Layer):
     """Reports each call to ``record`` when it ends, however it ends."""
 
     def __init__(self, record: Record) -> None:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 from interceptors import current
-from interceptors._shapes import Call, Proceed
+from interceptors._shapes import Call, Layer, Proceed
 
 # While calls wait the gate is asked this often whether time alone has changed something, in seconds.
 _LOOK_AGAIN = 1.0
@@ -60,7 +60,7 @@ class Gate(Protocol[_P]):
         """A call has ended, or has been given up while it waited."""
 
 
-class Permits(Generic[_P]):
+class Permits(Layer, Generic[_P]):
     """Takes every call through the gate. The time that it waits counts against its deadline."""
 
     def __init__(self, gate: Gate[_P]) -> None:

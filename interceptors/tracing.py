@@ -8,11 +8,11 @@ from typing import Any
 from opentelemetry.sdk.trace import Tracer
 
 from interceptors import current
-from interceptors._shapes import REQUEST_ID_KEY, Call, Proceed
+from interceptors._shapes import REQUEST_ID_KEY, Call, Layer, Proceed
 from interceptors.spans import ServerSpan
 
 
-class Tracing:
+class Tracing(Layer):
     """Starts a server span per call, as a child of the caller's span when it sent a ``traceparent``.
 
     Texts of requests and answers never become attributes. Without a tracer, and for the methods that ``untraced`` names

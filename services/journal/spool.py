@@ -133,9 +133,10 @@ class Spool:
     @property
     def failure(self) -> Unavailable | None:
         """Why nothing can be kept; None while all is well."""
-        if self._journal.failure is not None:
-            return self._journal.failure
-        return Unavailable("the spool is full") if self.fill >= 1 else None
+        failure = self._journal.failure
+        if failure is None and self._journal.size >= self._max_bytes:
+            return Unavailable("the spool is full")
+        return failure
 
     def start(self) -> None:
         """Begin to deliver."""

@@ -32,7 +32,6 @@ from services.security.permissions import EVERYTHING, Rule
 _OPERATIONS = frozenset({"stores", "endpoints", "topology", "dependencies", "metrics", "alerts", "alert_rules"})
 # The brownout ladder moves in half seconds: calls that come at the same time need not look at the pressure each.
 _LOOK_INTERVAL = 0.02
-_OUTCOMES = {Ended.COMPLETED: Outcome.COMPLETED, Ended.LATE: Outcome.LATE, Ended.OTHER: Outcome.OTHER}
 
 
 def work_class(path: str, rule: Rule) -> WorkClass:
@@ -138,7 +137,11 @@ class Admissions:
     def end(self, place: Ticket, how: Ended) -> None:
         """See the interceptor."""
         if place.state is TicketState.RUNNING:
-            self.limiter.finish(place, _OUTCOMES[how])
+            if how is Ended.COMPLETED:
+                outcome = Outcome.COMPLETED
+            else:
+                outcome = Outcome.LATE if how is Ended.LATE else Outcome.OTHER
+            self.limiter.finish(place, outcome)
         else:
             self.limiter.leave(place)
         _ = self.step  # so that the ladder is left when nobody comes any more

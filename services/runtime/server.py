@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace import Tracer
 from groundwire.monitoring.v1.dependency_service_pb2_grpc import add_DependencyServiceServicer_to_server
 from groundwire.policy.v1 import policy_pb2
 from interceptors import current
-from interceptors._shapes import Around, Call
+from interceptors._shapes import Call, Layer
 from interceptors.admission import Admission
 from interceptors.audit import Announcement, Audit
 from interceptors.authentication import Authentication, Identify
@@ -212,7 +212,7 @@ class Server:
             reflection.add_reflection([*(d.full_name for d in self._descriptors), health.SERVICE], server)
         return server
 
-    def layers(self, address: str) -> list[tuple[Position, Around]]:
+    def layers(self, address: str) -> list[tuple[Position, Layer]]:
         """The interceptors that guard the service at ``address``, outermost first."""
         service = self.service
         authorizer = self._authorizer(address)

@@ -92,7 +92,8 @@ async def test_payloads_are_handed_on_in_order_and_in_batches(disk: Any) -> None
 
 
 async def test_one_that_comes_alone_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "_GATHERING", 3600)
+    monkeypatch.setattr(spool_module, "_QUIET", 3600)
+    monkeypatch.setattr(spool_module, "_LONGEST_GATHERING", 3600)
     receiver, files = Receiver(), FaultyFiles(MemoryFiles())
     async with opened(files, receiver) as spool:
         for payload in numbered(5):

@@ -13,7 +13,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from interceptors import current
-from interceptors._shapes import Call, Context, Proceed
+from interceptors._shapes import Call, Context, Layer, Proceed
 from interceptors.chain import Position, build
 from interceptors.deadline import Deadline
 from services.corpus.errors import (
@@ -37,7 +37,7 @@ each_shape = pytest.mark.parametrize("method", SHAPES)
 # --- order ----------------------------------------------------------------------------------------------------------
 
 
-class _Layer:
+class _Layer(Layer):
     async def around(self, call: Call, proceed: Proceed) -> Any:
         return await proceed(call)
 

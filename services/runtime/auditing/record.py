@@ -46,20 +46,14 @@ class Notes:
     were found and not shown.
     """
 
-    __slots__ = (
-        *("answer_sha256", "changes", "chunk_ids", "document_ids"),
-        *("model_endpoint", "query_hmac", "resource", "withheld"),
-    )
-
-    def __init__(self) -> None:
-        self.resource = ""
-        self.query_hmac = b""
-        self.answer_sha256 = b""
-        self.model_endpoint = ""
-        self.document_ids: Sequence[str] = ()
-        self.chunk_ids: Sequence[str] = ()
-        self.withheld: Sequence[str] = ()
-        self.changes: Sequence[str] = ()
+    resource: str = ""
+    query_hmac: bytes = b""
+    answer_sha256: bytes = b""
+    model_endpoint: str = ""
+    document_ids: Sequence[str] = ()
+    chunk_ids: Sequence[str] = ()
+    withheld: Sequence[str] = ()
+    changes: Sequence[str] = ()
 
     def changed(self, resource: str, document_ids: Sequence[str] = ()) -> None:
         """Note that ``resource`` was changed."""
@@ -70,22 +64,12 @@ class Notes:
 class CallRecord(Notes):
     """What one call leaves behind: its notes, and events that say how it began and ended."""
 
-    __slots__ = (
-        "_announced",
-        "_ended",
-        "_key",
-        "_pending",
-        "_policy",
-        "_recorder",
-        "_start",
-        "_tenant",
-        "address",
-        "call",
-    )
+    _announced = 0
+    _ended = False
+    _pending: set[asyncio.Future[Any]] | None = None
 
     def __init__(self, recorder: Recorder, call: Call | None, policy: Policy, tenant: str = "") -> None:
         """``tenant`` is for work that no call waits for: then the service itself is who does it."""
-        super().__init__()
         self._recorder = recorder
         self.call = call
         # Asked for now: once the handler has ended, gRPC's context points to nothing, and asking it ends the process.
@@ -94,9 +78,6 @@ class CallRecord(Notes):
         self._tenant = tenant
         self._key = recorder.new_key()
         self._start = time.time_ns()
-        self._announced = 0
-        self._ended = False
-        self._pending: set[asyncio.Future[Any]] | None = None
 
     async def begin(self, resource: str = "", document_ids: Sequence[str] = ()) -> None:
         """Make it durable that ``resource`` is about to be changed, or that a stream is about to be sent.
@@ -182,7 +163,8 @@ class CallRecord(Notes):
     def _add_facts(self, event: pb.AuditEvent) -> None:
         elapsed = time.time_ns() - self._start
         if elapsed > 0:
-            event.duration.FromNanoseconds(elapsed)
+            duration = event.duration
+            duration.seconds, duration.nanos = divmod(elapsed, 1_000_000_000)
         if self.query_hmac:
             event.query_hmac = self.query_hmac
         if self.answer_sha256:

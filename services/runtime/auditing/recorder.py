@@ -83,8 +83,7 @@ class Recorder:
         self._numbers = count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._under_way = 0
-        self._settled = asyncio.Event()
-        self._settled.set()
+        self._settled: asyncio.Future[None] | None = None
         self._owed: deque[tuple[Kind, str, pb.AuditEvent]] = deque()
         self._recovering: asyncio.Task[None] | None = None
         self._said_full = False
@@ -118,7 +117,6 @@ class Recorder:
         """Make an event durable. The future, which may be left alone, raises Unavailable when there is no way."""
         keeping = _Keeping(self, kind, key, event)
         self._under_way += 1
-        self._settled.clear()
         keeping.begin()
         return keeping.done
 
@@ -139,7 +137,10 @@ class Recorder:
         while self._tasks or self._under_way:
             if self._tasks:
                 await asyncio.wait(self._tasks)
-            await self._settled.wait()
+            if self._under_way:
+                if self._settled is None:
+                    self._settled = self.loop.create_future()
+                await asyncio.shield(self._settled)
 
     async def close(self) -> None:
         """Stop; events that are durable here and not handed on are when the service runs again."""
@@ -182,8 +183,9 @@ class Recorder:
 
     def _finish(self) -> None:
         self._under_way -= 1
-        if not self._under_way:
-            self._settled.set()
+        if not self._under_way and self._settled is not None:
+            self._settled.set_result(None)
+            self._settled = None
 
     def _owe(self, kind: Kind, key: str, event: pb.AuditEvent, *, known: bool = False) -> None:
         """Remember an event that the spool lacks, to write it when that is possible.
