@@ -3,8 +3,8 @@
 One process on one core serves the same handler several times, each time behind one interceptor more of the chain that
 services/runtime/server.py builds: from none (bare) to all of them, with a real tracer and a real, signed token. The last
 one records every call (AUDIT_ALWAYS) in a spool that is handed on to an audit service in a process of its own. A client
-on another core calls one server at a time, in short rounds that alternate between all of them, so that noise
-of the machine falls on all alike.
+on another core calls one server at a time, in short rounds and an order that changes, so that noise of the machine falls
+on all alike.
 
     python benchmarks/chain.py [--rounds N] [--calls N]
 
@@ -25,6 +25,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -40,6 +41,7 @@ import grpc
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
+from cli.garbage import collect_rarely, keep_everything
 from groundwire.query.v1 import query_service_pb2 as pb
 from groundwire.query.v1 import query_service_pb2_grpc as rpc
 from interceptors._shapes import Context, Layer
@@ -49,13 +51,14 @@ from services.runtime import development
 from services.runtime.auditing.delivery import open_recorder
 from services.runtime.authentication import TokenAuthentication
 from services.runtime.channels import open_channel
-from services.runtime.garbage import collect_rarely, keep_everything
 from services.runtime.server import MIB, Server, Service, refuse_unknown, server_options
 from services.runtime.settings import Settings
 from services.runtime.telemetry import sdk_tracer
 from services.security.tokens import TokenVerifier
 
 CALLERS = 64
+# What a call leaves to be done, handing its event on, is done after this, in seconds; it counts.
+_QUIET = 0.06
 AUDITED = "audit, every call on record"
 UNCACHED = "authentication, token not cached"
 
@@ -171,12 +174,18 @@ async def measure(ports: dict[str, int], token: str, pid: int, rounds: int, call
 
     for name in ports:
         await load(name, calls)  # connections, caches and allocators warm up
+    order = list(ports)
+    chance = random.Random(1)
     for number in range(rounds):
-        # There and back again, so that a slow drift of the machine falls on all alike.
-        for name in ports if number % 2 == 0 else reversed(ports):
+        # Never the same neighbours, so that what one leaves behind falls on all alike.
+        chance.shuffle(order)
+        for name in order:
+            await load(name, CALLERS)
+            await asyncio.sleep(_QUIET)
             before, began = processor_seconds(pid), time.perf_counter()
             await load(name, calls)
             measured[name].wall.append((time.perf_counter() - began) / calls)
+            await asyncio.sleep(_QUIET)
             measured[name].cpu.append((processor_seconds(pid) - before) / calls)
         if (number + 1) % 10 == 0:
             print(f"round {number + 1} of {rounds}", file=sys.stderr)

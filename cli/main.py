@@ -13,8 +13,8 @@ import typer
 
 from cli.commands import ask, audit, backup, certs, delete, ingest, inspect, keys, serve, token
 from cli.errors import EXIT_CODES, CliError, ExitCode
+from cli.garbage import collect_rarely
 from cli.options import Globals
-from services.runtime.garbage import collect_rarely
 
 app = typer.Typer(
     name="groundwire",

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cli.errors import CliError, ExitCode, usage
+from cli.garbage import keep_everything
 from cli.options import Globals
 from cli.report import tell
 from cli.services import TIERS, assembly, settings_class
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unavailable
 from services.runtime import logs
-from services.runtime.garbage import keep_everything
 from services.runtime.lifecycle import die_with_parent, serve_until_stopped
 from services.runtime.limits import allow_many_files
 from services.runtime.process import Process

@@ -58,6 +58,7 @@ class Call:
     start: float = field(default_factory=time.monotonic)
     trace_id: int = 0
     error: Exception | None = None
+    _outcome: grpc.StatusCode | None = None
 
     @property
     def name(self) -> str:
@@ -73,7 +74,15 @@ class Call:
         ]
 
     def outcome(self, error: BaseException | None) -> grpc.StatusCode:
-        """The status that the caller gets, as far as ``error``, which is leaving the handler, tells."""
+        """The status that the caller gets, as far as ``error``, which is leaving the handler, tells.
+
+        It is found out once: layers further out may ask again.
+        """
+        if self._outcome is None:
+            self._outcome = self._find_outcome(error)
+        return self._outcome
+
+    def _find_outcome(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None or isinstance(error, grpc.aio.AbortError):
             return _as_status_code(self.context.code())
         if isinstance(error, Exception):
@@ -169,7 +178,7 @@ class Chain(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, parse: _Convert | None, behaviour: Any, serialize: _Convert) -> Any:
         async def run(call: Call) -> Any:
-            request = call.requests if parse is None else parse(await self._read(call))
+            request = call.requests if parse is None else parse(await self._reading(call))
             return serialize(await behaviour(request, call.context))
 
         through = self._nest(method, run)
@@ -181,7 +190,7 @@ class Chain(grpc.aio.ServerInterceptor):
 
     def _streaming(self, method: str, parse: _Convert | None, behaviour: Any) -> Any:
         async def run(call: Call) -> None:
-            request = call.requests if parse is None else parse(await self._read(call))
+            request = call.requests if parse is None else parse(await self._reading(call))
             responses = behaviour(request, call.context)
             if not hasattr(responses, "__aiter__"):
                 await responses  # a handler that calls context.write itself
@@ -205,13 +214,10 @@ class Chain(grpc.aio.ServerInterceptor):
 
         return handle
 
-    async def _read(self, call: Call) -> Any:
-        """The bytes of the one request that the handler gets."""
-        reading = call.context.read()
-        data = await (reading if self._patience is None else self._patience.limit(reading, RequestTimeoutError))
-        if data is grpc.aio.EOF:
-            raise MalformedRequestError
-        return data
+    def _reading(self, call: Call) -> Awaitable[Any]:
+        """Gives the bytes of the one request that the handler gets, or EOF."""
+        reading: Awaitable[Any] = call.context.read()
+        return reading if self._patience is None else self._patience.limit(reading, RequestTimeoutError)
 
     def _unknown(self, method: str) -> Handler:
         through = self._nest(method, self._refuse)
@@ -231,10 +237,11 @@ class Chain(grpc.aio.ServerInterceptor):
 
 
 def _parser(deserialize: _Convert | None) -> _Convert:
-    if deserialize is None:
-        return _as_it_is
-
     def parse(data: Any) -> Any:
+        if data is grpc.aio.EOF:
+            raise MalformedRequestError
+        if deserialize is None:
+            return data
         try:
             return deserialize(data)
         except Exception as error:

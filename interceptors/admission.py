@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from interceptors._shapes import Call, Layer, Proceed
+from interceptors.permits import Permits
 
 
 class Admission(Layer):
@@ -26,7 +27,7 @@ class Admission(Layer):
         exempt: Callable[[str], bool],
         endless: Callable[[str], bool],
         refusal: Callable[[], Exception],
-        permits: Layer | None = None,
+        permits: Permits[Any] | None = None,
     ) -> None:
         self._exempt = exempt
         self._endless = endless
@@ -49,10 +50,22 @@ class Admission(Layer):
         self._running += 1
         self._idle.clear()
         try:
-            if not self._endless(call.method):
-                return await (proceed(call) if self._permits is None else self._permits.around(call, proceed))
-            async with self._until_closed():
+            if self._endless(call.method):
+                async with self._until_closed():
+                    return await proceed(call)
+            permits = self._permits
+            if permits is None:
                 return await proceed(call)
+            place = permits.arrive(call)
+            if place.waiting:
+                await permits.wait(place)
+            try:
+                response = await proceed(call)
+            except BaseException as error:
+                permits.end(place, error)
+                raise
+            permits.end(place, None)
+            return response
         finally:
             self._running -= 1
             if not self._running:

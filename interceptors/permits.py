@@ -9,10 +9,10 @@ import asyncio
 import math
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from interceptors import current
-from interceptors._shapes import Call, Layer, Proceed
+from interceptors._shapes import Call
 
 # While calls wait the gate is asked this often whether time alone has changed something, in seconds.
 _LOOK_AGAIN = 1.0
@@ -60,7 +60,7 @@ class Gate(Protocol[_P]):
         """A call has ended, or has been given up while it waited."""
 
 
-class Permits(Layer, Generic[_P]):
+class Permits(Generic[_P]):
     """Takes every call through the gate. The time that it waits counts against its deadline."""
 
     def __init__(self, gate: Gate[_P]) -> None:
@@ -68,20 +68,25 @@ class Permits(Layer, Generic[_P]):
         self._waiting = 0
         self._looking: asyncio.TimerHandle | None = None
 
-    async def around(self, call: Call, proceed: Proceed) -> Any:
-        """Wait for the permit, or be refused; then run the rest and give the permit back."""
+    def arrive(self, call: Call) -> _P:
+        """The call's place, which may have to wait; raises what refuses it at once."""
         place = self._gate.arrive(call)
-        if place.waiting:
-            await self._wait(place)
         if place.refusal is not None:
             raise place.refusal
-        try:
-            response = await proceed(call)
-        except BaseException:
+        return place
+
+    def end(self, place: _P, error: BaseException | None) -> None:
+        """Give back what a call had that has ended, with ``error`` if it failed."""
+        if error is None:
+            self._gate.end(place, Ended.COMPLETED)
+        else:
             self._gate.end(place, Ended.LATE if current.remaining() == 0 else Ended.OTHER)
-            raise
-        self._gate.end(place, Ended.COMPLETED)
-        return response
+
+    async def wait(self, place: _P) -> None:
+        """Wait for the permit of a place that has none yet; raises what refuses it."""
+        await self._wait(place)
+        if place.refusal is not None:
+            raise place.refusal
 
     async def _wait(self, place: _P) -> None:
         loop = asyncio.get_running_loop()

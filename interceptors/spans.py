@@ -60,7 +60,11 @@ class ServerSpan(NonRecordingSpan, ReadableSpan):
             parent = found if found.is_valid else None
         ids = tracer.id_generator
         trace_id = parent.trace_id if parent is not None else ids.generate_trace_id()
-        self._sampled = _is_sampled(tracer, above, parent, trace_id, name)
+        # What nearly every installation has, without asking: everything but what the caller said not to sample.
+        if tracer.sampler is sampling.DEFAULT_ON:
+            self._sampled = parent is None or parent.trace_flags.sampled
+        else:
+            self._sampled = _is_sampled(tracer, above, trace_id, name)
         self._tracer = tracer
         self._name = name
         self._parent = parent
@@ -97,9 +101,6 @@ class ServerSpan(NonRecordingSpan, ReadableSpan):
         tracer.span_processor.on_end(self)
 
 
-def _is_sampled(tracer: Tracer, above: Context, parent: SpanContext | None, trace_id: int, name: str) -> bool:
-    if tracer.sampler is sampling.DEFAULT_ON:
-        # What nearly every installation has, without asking: everything but what the caller said not to sample.
-        return parent is None or parent.trace_flags.sampled
+def _is_sampled(tracer: Tracer, above: Context, trace_id: int, name: str) -> bool:
     decided = tracer.sampler.should_sample(above, trace_id, name, SpanKind.SERVER)
     return decided.decision is sampling.Decision.RECORD_AND_SAMPLE

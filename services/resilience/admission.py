@@ -46,7 +46,7 @@ class _Rate:
         self._at = now
 
     def add(self, now: float) -> None:
-        self._level = self.level(now) + 1.0
+        self._level = self._level * math.exp((self._at - now) / _MEMORY) + 1.0
         self._at = now
 
     def level(self, now: float) -> float:
@@ -125,7 +125,7 @@ class Limiter:
             ticket.state, ticket.began = TicketState.RUNNING, now
             return ticket
         lane = self._lane(work)
-        if not lane.in_flight and not lane.queue:
+        if not lane.in_flight and not lane.queue.count:
             lane.limit.resume(now)
         # A call that need not wait is always begun, so that shorter durations are learned of.
         ticket.expires = min(now + lane.policy.max_wait, at - lane.limit.usual(kind))
@@ -157,7 +157,7 @@ class Limiter:
                 now,
                 completed=outcome is Outcome.COMPLETED,
                 in_flight=lane.in_flight,
-                waiting=bool(lane.queue),
+                waiting=lane.queue.count > 0,
             )
         lane.ended.add(now)
         lane.in_flight -= 1
@@ -165,7 +165,7 @@ class Limiter:
         if not left:
             del lane.running[ticket.tenant]
             lane.queue.forget(ticket.tenant)
-        if self._interactive.queue or self._batch.queue:
+        if self._interactive.queue.count or self._batch.queue.count:
             self._dispatch_all(now)
 
     def leave(self, ticket: Ticket) -> None:
@@ -194,7 +194,7 @@ class Limiter:
         """
         now, lane = self._clock(), self._interactive
         used = min(1.0, lane.in_flight / lane.limit.current(now))
-        return max(0.5 * used, lane.expected_wait(len(lane.queue), now))
+        return max(0.5 * used, lane.expected_wait(lane.queue.count, now))
 
     def snapshot(self) -> dict[WorkClass, ClassSnapshot]:
         """Every class as it is now."""
@@ -203,7 +203,7 @@ class Limiter:
             work: ClassSnapshot(
                 lane.limit.current(now),
                 lane.in_flight,
-                len(lane.queue),
+                lane.queue.count,
                 {reason.value: count for reason, count in lane.refused.items()},
             )
             for work, lane in ((WorkClass.INTERACTIVE, self._interactive), (WorkClass.BATCH, self._batch))
@@ -222,7 +222,7 @@ class Limiter:
         """
         now, lane = self._clock(), self._lane(work)
         served = max(lane.ended.per_second(now), 0.5)
-        backlog = (len(lane.queue) + 1) / served
+        backlog = (lane.queue.count + 1) / served
         overload = 1.0 + lane.turned_away.per_second(now) / served
         return min(max(backlog * overload, _SHORTEST_RETRY), _LONGEST_RETRY) * (0.8 + 0.4 * self._spread())
 
@@ -232,7 +232,7 @@ class Limiter:
     def _judge(self, lane: _Lane, ticket: Ticket, now: float) -> None:
         """Refuse whoever makes the queue too long, and ``ticket`` if it cannot begin in time."""
         newest = lane.newest_first(now, self._policy.newest_first_after)
-        if len(lane.queue) > lane.policy.queue_length:
+        if lane.queue.count > lane.policy.queue_length:
             last = lane.queue.hindmost(newest=newest)
             self._unqueue(last)
             self._turn_away(last, Refusal.QUEUE_FULL, now)
@@ -241,7 +241,7 @@ class Limiter:
         soon = now
         if not newest and lane.hurried(ticket):
             # In a fair queue nobody waits for more than their own tenant's queue times the number of tenants.
-            ahead = min(len(lane.queue), lane.queue.of(ticket.tenant) * lane.queue.tenants)
+            ahead = min(lane.queue.count, lane.queue.of(ticket.tenant) * lane.queue.tenants)
             soon += lane.expected_wait(ahead, now)
         if soon >= ticket.expires:
             self._unqueue(ticket)
@@ -253,8 +253,8 @@ class Limiter:
         self._dispatch(self._batch, now)
 
     def _dispatch(self, lane: _Lane, now: float) -> None:
-        while lane.queue and lane.in_flight < lane.limit.current(now):
-            if lane is self._batch and self._interactive.queue and lane.in_flight:
+        while lane.queue.count and lane.in_flight < lane.limit.current(now):
+            if lane is self._batch and self._interactive.queue.count and lane.in_flight:
                 return
             newest = lane.newest_first(now, self._policy.newest_first_after)
             ticket = lane.queue.pop(lane.running, newest=newest)
@@ -268,9 +268,9 @@ class Limiter:
 
     def _is_free(self, lane: _Lane, now: float) -> bool:
         """Whether a call that comes now would pass the queue without a stop: nearly all do, and save its cost."""
-        if lane.queue or lane.in_flight >= lane.limit.current(now):
+        if lane.queue.count or lane.in_flight >= lane.limit.current(now):
             return False
-        return lane is self._interactive or not self._interactive.queue or not lane.in_flight
+        return lane is self._interactive or not self._interactive.queue.count or not lane.in_flight
 
     def _begin(self, lane: _Lane, ticket: Ticket, now: float) -> None:
         ticket.state, ticket.began = TicketState.RUNNING, now
@@ -278,7 +278,7 @@ class Limiter:
         lane.running[ticket.tenant] = lane.running.get(ticket.tenant, 0) + 1
 
     def _enqueue(self, lane: _Lane, ticket: Ticket, now: float) -> None:
-        if not lane.queue:
+        if not lane.queue.count:
             lane.standing_since = now
         lane.queue.push(ticket)
 
@@ -288,7 +288,7 @@ class Limiter:
         self._left_queue(lane)
 
     def _left_queue(self, lane: _Lane) -> None:
-        if not lane.queue:
+        if not lane.queue.count:
             lane.standing_since = math.inf
 
     def _refuse_late(self, ticket: Ticket, now: float) -> None:

@@ -145,7 +145,8 @@ class GradientLimit:
         self._seen = now
         window, seconds = self._window, max(now - began, 1e-6)
         window.busiest = max(window.busiest, in_flight)
-        window.crowded = window.crowded or waiting
+        if waiting:
+            window.crowded = True
         if completed:
             known = self._usual.get(kind, seconds)
             self._usual[kind] = known + _RECENT * (seconds - known)

@@ -32,10 +32,8 @@ class FairQueue(Generic[_T]):
         self._tenants: dict[str, dict[int, _T]] = {}
         self._last_turn: dict[str, int] = {}
         self._turns = 0
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
+        self.count = 0
+        """How many wait. An attribute: it is asked five times for each call that passes."""
 
     def __iter__(self) -> Iterator[_T]:
         return (entry for entries in self._tenants.values() for entry in entries.values())
@@ -56,13 +54,13 @@ class FairQueue(Generic[_T]):
     def push(self, entry: _T) -> None:
         """Let ``entry`` wait."""
         self._tenants.setdefault(entry.tenant, {})[id(entry)] = entry
-        self._count += 1
+        self.count += 1
 
     def remove(self, entry: _T) -> None:
         """Let ``entry`` go; it must be waiting."""
         entries = self._tenants[entry.tenant]
         del entries[id(entry)]
-        self._count -= 1
+        self.count -= 1
         if not entries:
             del self._tenants[entry.tenant]
 

@@ -64,7 +64,8 @@ class TokenAuthentication:
 
     async def identify(self, call: Call) -> Caller:
         """The caller behind ``call``; Unauthenticated unless its token is acceptable."""
-        verified = await self._verifier.authenticate(call.metadata("authorization"))
+        values = call.metadata("authorization")
+        verified = self._verifier.remembered(values) or await self._verifier.authenticate(values)
         if self._peers is not None and verified.claims.actors:
             _check_peer(self._peers, call, verified.claims.actors[0])
         current.credential.set(verified.claims)

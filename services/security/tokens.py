@@ -92,6 +92,15 @@ class TokenVerifier:
         self._cache_size = cache_size
         self._accepted: OrderedDict[bytes, _Accepted] = OrderedDict()
 
+    def remembered(self, values: Sequence[str]) -> VerifiedToken | None:
+        """What :meth:`authenticate` would return at once, for a token that was accepted before; None if it might not."""
+        if len(values) != 1 or len(values[0]) > _LONGEST or not self._revocations.is_current():
+            return None
+        try:
+            return self._recall(_digest(values[0]))
+        except Refused:
+            return None
+
     async def authenticate(self, values: Sequence[str]) -> VerifiedToken:
         """The token in the values of a call's ``authorization`` metadata; Unauthenticated unless it is acceptable."""
         try:
@@ -120,7 +129,7 @@ class TokenVerifier:
         if len(values) != 1 or len(values[0]) > _LONGEST:
             raise Refused(_why_not(values))
         # Of the whole value: one that was accepted before is so without being taken apart again.
-        digest = hashlib.sha256(values[0].encode("utf-8", "surrogatepass")).digest()
+        digest = _digest(values[0])
         return self._recall(digest) or await self._examine(_bearer(values), digest)
 
     def _recall(self, digest: bytes) -> VerifiedToken | None:
@@ -185,6 +194,10 @@ class TokenVerifier:
             permissions=permissions_of(claims.roles, self._roles),
             acting_service=claims.actors[0] if claims.actors else "",
         )
+
+
+def _digest(value: str) -> bytes:
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
 
 
 def bearer_token(values: Sequence[str]) -> str:

@@ -115,6 +115,20 @@ async def test_those_who_come_together_are_written_together() -> None:
     assert writes < 200
 
 
+@pytest.mark.parametrize("endless", ["_QUIET", "_LONGEST_GATHERING"])
+async def test_whoever_has_company_waits_until_others_stop_coming_or_it_takes_too_long(
+    endless: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, endless, 3600)
+    receiver, files = Receiver(), FaultyFiles(MemoryFiles())
+    async with opened(files, receiver) as spool:
+        spool._company = 1000.0  # as if many had been under way together lately
+        await asyncio.wait_for(asyncio.gather(*(keep(spool, payload) for payload in numbered(5))), 60)
+        writes = files.operations.count("datasync")
+    assert receiver.received == numbered(5)
+    assert writes <= 3
+
+
 async def test_it_keeps_what_comes_while_the_receiver_is_away(disk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_module, "_IN_MEMORY", 10)  # the rest is read from the disk again
     receiver = Receiver()

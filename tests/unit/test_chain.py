@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -464,6 +465,39 @@ async def test_a_time_out_of_the_work_itself_is_not_the_callers(serving: Serving
     outcome = await call(serving.connect(await serving.serve(echo_service(body))), "Unary", "x")
     assert outcome.code is grpc.StatusCode.INTERNAL
     assert not leaks(outcome)
+
+
+# --- what concerns a method -----------------------------------------------------------------------------------------
+
+
+async def test_a_layer_runs_around_the_calls_that_it_concerns_alone() -> None:
+    asked: list[str] = []
+    seen: list[str] = []
+
+    class Some(Layer):
+        def concerns(self, method: str) -> bool:
+            asked.append(method)
+            return method != "/x/Free"
+
+        async def around(self, call: Call, proceed: Proceed) -> Any:
+            seen.append(call.method)
+            return await proceed(call)
+
+    context: Any = None
+
+    async def handle(_request: Any, _context: Any) -> Any:
+        return b""
+
+    async def continuation(_details: Any) -> Any:
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    chain = build([(Position.METRICS, Some())], _refuse)
+    for method in ("/x/Free", "/x/Guarded") * 3:
+        details: Any = SimpleNamespace(method=method, invocation_metadata=())
+        wrapped: Any = await chain.intercept_service(continuation, details)
+        assert await wrapped.stream_unary(None, context) == b""
+    assert seen == ["/x/Guarded"] * 3
+    assert asked == ["/x/Free", "/x/Guarded"]
 
 
 # --- cancellation ---------------------------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ def everything_reachable(error: BaseException) -> Iterator[str]:
 async def refused(gate: Gate, values: list[str], caplog: pytest.LogCaptureFixture) -> Refusal:
     """Have ``values`` refused, prove that nothing of them shows, and return why."""
     before = len(gate.refusals)
+    assert gate.verifier.remembered(values) is None
+    assert len(gate.refusals) == before, "whoever asks goes on to authenticate, which tells why"
     with pytest.raises(Unauthenticated) as caught:
         await gate.verifier.authenticate(values)
     error = caught.value
@@ -149,6 +151,24 @@ async def test_the_mesh_names_who_acts_for_whom(gate: Gate) -> None:
     assert verified.claims.actors == ("spiffe://mesh.example/ns/rag/retrieval", "query")
     assert (verified.claims.origin.issuer, verified.claims.origin.token_id) == (HS, "token-1")
     assert len((await gate.verifier.verify(mesh(act=nested_act(8)))).claims.actors) == 8
+
+
+async def test_what_was_accepted_is_remembered_and_nothing_else(gate: Gate) -> None:
+    token, other = craft(), craft(body=claims(jti="token-2"))
+    verified = await gate.verifier.verify(token)
+    assert gate.verifier.remembered([f"Bearer {token}"]) is verified
+    assert not [
+        values
+        for values in (
+            [],
+            [f"Bearer {other}"],
+            [f"bearer {token}"],
+            [f"Bearer {token} "],
+            [f"Bearer {token}"] * 2,
+            [f"Bearer {token}", f"Bearer {other}"],
+        )
+        if gate.verifier.remembered(values) is not None
+    ]
 
 
 async def test_a_remembered_token_expires_with_its_leeway(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
