@@ -4,9 +4,9 @@
     spool.submit(Kind.PLAIN, b"", payload, then)     # ``then`` is told when the payload is durable, or cannot be
     spool.start()                                     # hands payloads on, in order, in batches, until ``deliver`` has all
 
-Writing costs the same for one payload as for twenty. One that comes alone is written at once; while others are under
-way, it waits for as many as came together lately, as databases do with commits: a few milliseconds, and a few more
-while others keep coming.
+Writing costs the same for one payload as for twenty. Where one comes at a time it is written at once; where several were
+under way together lately it waits for as many, as databases do with commits: a few milliseconds, and a few more while
+others keep coming.
 
 ``deliver`` may get a payload twice, after a crash: make payloads recognisable. A payload may *open* something under a
 key, which a later one *closes*: what a crash left open is in :attr:`Spool.left_open` when the spool is opened again.
@@ -46,7 +46,9 @@ _BATCH_BYTES = 4 * 1024 * 1024
 _IN_MEMORY = 4096
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 # Others are waited for until none has come for this long, and never longer than that; in seconds.
-_QUIET, _LONGEST_GATHERING = 0.003, 0.010
+_QUIET, _LONGEST_GATHERING = 0.005, 0.015
+# From how many on that were under way together lately others are expected.
+_COMPANY = 2
 _FORGETTING = 0.9
 # Seconds that payloads are gathered before they are handed on.
 _LINGER = 0.02
@@ -160,7 +162,7 @@ class Spool:
         if self._flushing is None:
             self._first = self._latest
             # At the soonest at the end of this turn of the loop.
-            alone = self._pending == 1
+            alone = self._company < _COMPANY  # and lately as well
             self._flushing = self._loop.call_soon(self._flush) if alone else self._wait_for_others()
         elif len(self._gathered) >= self._company:
             self._flushing.cancel()
