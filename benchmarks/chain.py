@@ -58,7 +58,7 @@ from services.security.tokens import TokenVerifier
 
 CALLERS = 64
 # What a call leaves to be done, handing its event on, is done after this, in seconds; it counts.
-_QUIET = 0.06
+_QUIET = 0.15
 AUDITED = "audit, every call on record"
 UNCACHED = "authentication, token not cached"
 

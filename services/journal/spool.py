@@ -50,8 +50,9 @@ _QUIET, _LONGEST_GATHERING = 0.005, 0.015
 # From how many on that were under way together lately others are expected.
 _COMPANY = 2
 _FORGETTING = 0.9
-# Seconds that payloads are gathered before they are handed on.
-_LINGER = 0.02
+# Seconds that payloads are gathered before they are handed on, and after a batch of so many: handing on costs as much for
+# one as for a hundred.
+_LINGER, _BUSY_LINGER, _BUSY = 0.02, 0.1, 10
 # Seconds after which whoever waits is told that the disk does not answer.
 DISK_PATIENCE = 0.4
 _REPAIR_INTERVAL = 0.5
@@ -248,7 +249,7 @@ class Spool:
                     await self._hand_on(batch)
                     pause = _SHORTEST_PAUSE
                     if len(batch) < _BATCH:
-                        await asyncio.sleep(_LINGER)
+                        await asyncio.sleep(_LINGER if len(batch) < _BUSY else _BUSY_LINGER)
                 if self._journal.size > _COMPACT_BYTES:
                     await self._compact()
                 continue

@@ -47,7 +47,7 @@ class Receiver:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses that a test would wait for."""
-    for name in ("_LINGER", "_SHORTEST_PAUSE", "_LONGEST_PAUSE", "_REPAIR_INTERVAL"):
+    for name in ("_LINGER", "_BUSY_LINGER", "_SHORTEST_PAUSE", "_LONGEST_PAUSE", "_REPAIR_INTERVAL"):
         monkeypatch.setattr(spool_module, name, 0.001)
 
 
