@@ -89,6 +89,7 @@ class Spool:
         self._journal = journal
         self._deliver = deliver
         self._max_bytes = max_bytes
+        self._bytes = journal.size  # as of when it last changed: there may be hundreds of segments to sum up
         self._delivered = max(delivered, journal.first_sequence)
         self._opened = opened
         self._loop = asyncio.get_running_loop()
@@ -131,13 +132,13 @@ class Spool:
     @property
     def fill(self) -> float:
         """How full the spool is, 0 to 1 (and a little beyond)."""
-        return self._journal.size / self._max_bytes
+        return self._bytes / self._max_bytes
 
     @property
     def failure(self) -> Unavailable | None:
         """Why nothing can be kept; None while all is well."""
         failure = self._journal.failure
-        if failure is None and self._journal.size >= self._max_bytes:
+        if failure is None and self._bytes >= self._max_bytes:
             return Unavailable("the spool is full")
         return failure
 
@@ -217,6 +218,7 @@ class Spool:
             )
             return
         self._pending -= len(group)
+        self._bytes = self._journal.size
         recent, sequence = self._recent, done.result()
         expected = recent[-1][0] + 1 if recent else self._delivered
         # What does not fit, and everything behind it, is read from the disk again when its turn comes.
@@ -302,6 +304,7 @@ class Spool:
             if self._delivered == first:
                 self._delivered = first + len(still_open)
         await self._journal.remove_before(first)
+        self._bytes = self._journal.size
 
     def _tell(self, why: str) -> None:
         if self._undelivered != why:
@@ -320,6 +323,7 @@ class Spool:
             await asyncio.sleep(_REPAIR_INTERVAL)
             try:
                 await self._journal.reopen()
+                self._bytes = self._journal.size
             except GroundwireError as error:
                 _log.debug("the spool still cannot be written", reason=error.message)
         _log.warning("the spool is written again, to a new segment")

@@ -117,7 +117,13 @@ class Recorder:
         """Make an event durable. The future, which may be left alone, raises Unavailable when there is no way."""
         keeping = _Keeping(self, kind, key, event)
         self._under_way += 1
-        keeping.begin()
+        if not event.tenant and not self._has_room():
+            keeping.kept(None)
+            return keeping.done
+        try:
+            self._keeper.submit(kind, key.encode(), keeping.data, keeping.kept)
+        except GroundwireError as error:
+            keeping.kept(error)
         return keeping.done
 
     def note(self, event: pb.AuditEvent) -> None:
@@ -165,9 +171,9 @@ class Recorder:
     def _submit(self, kind: Kind, key: str, data: bytes, then: Then) -> None:
         self._keeper.submit(kind, key.encode(), data, then)
 
-    def _has_room(self, event: pb.AuditEvent) -> bool:
-        # Who has no tenant is not known, and can be anybody, as often as they like.
-        if event.tenant or self._keeper.fill < _REFUSALS_SHARE:
+    def _has_room(self) -> bool:
+        """Whether what callers do who have no tenant is kept: they are not known, and can be anybody, as often as they like."""
+        if self._keeper.fill < _REFUSALS_SHARE:
             self._said_full = False
             return True
         if not self._said_full:
@@ -232,29 +238,19 @@ def interrupted(key: bytes, begun: Sequence[bytes]) -> pb.AuditEvent:
 class _Keeping:
     """One event on its way to being durable: in the spool, or else, or when that takes too long, at the audit service."""
 
-    __slots__ = ("_data", "_detouring", "_event", "_finished", "_key", "_kind", "_recorder", "done")
+    __slots__ = ("_detouring", "_event", "_finished", "_key", "_kind", "_recorder", "data", "done")
 
     def __init__(self, recorder: Recorder, kind: Kind, key: str, event: pb.AuditEvent) -> None:
         self._recorder = recorder
         self._kind = kind
         self._key = key
         self._event = event
-        self._data = event.SerializeToString()
+        self.data = event.SerializeToString()
         self._detouring = False
         self._finished = False
         self.done: asyncio.Future[None] = recorder.loop.create_future()
 
-    def begin(self) -> None:
-        recorder = self._recorder
-        if not recorder._has_room(self._event):  # noqa: SLF001 - one mechanism in two classes
-            self._finish(None)
-            return
-        try:
-            recorder._submit(self._kind, self._key, self._data, self._kept)  # noqa: SLF001
-        except GroundwireError as error:
-            self._kept(error)
-
-    def _kept(self, error: GroundwireError | None) -> None:
+    def kept(self, error: GroundwireError | None) -> None:
         if error is None:
             self._finish(None)
         elif not self._detouring and not self._finished:
@@ -264,7 +260,7 @@ class _Keeping:
 
     async def _send(self) -> None:
         try:
-            await self._recorder._send(self._data)  # noqa: SLF001
+            await self._recorder._send(self.data)  # noqa: SLF001
         except (GroundwireError, TimeoutError) as error:
             if not self._finished:
                 self._recorder._owe(self._kind, self._key, self._event)  # noqa: SLF001
