@@ -1,8 +1,8 @@
-"""Server spans at a third of what the SDK's own cost: one object a call, which is filled in when the call has ended.
+"""Server spans that cost less than the SDK's own: one object a call, which is filled in when the call has ended.
 
 While a call runs only the ids of its span exist, as a context that children hang on. When it ends, the same object goes
-to the tracer's processors as the finished span. The SDK's live spans take locks, check and copy each attribute, and prepare for events and links that ours never have: on a
-server's hot path that is a tenth of a call (benchmarks/chain.py).
+to the tracer's processors as the finished span. The SDK's live spans take locks, check and copy each attribute, and
+prepare for events and links that ours never have. benchmarks/chain.py shows what is left.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ class _Run:
 class Timeouts:
     """Ends what takes longer than ``seconds``, as :func:`asyncio.timeout` does.
 
-    That sets a timer for each, in a heap whose entries are compared in Python: for a call that is served it costs more
-    than any layer of the chain (benchmarks/chain.py). What has one length ends in the order in which it began, so that a
+    That sets a timer for each, in a heap whose entries are compared in Python: for a call that is served it costs as much
+    as the most expensive layers of the chain. What has one length ends in the order in which it began, so that a
     queue and a single timer do.
     """
 

@@ -30,7 +30,8 @@ from services.security.permissions import EVERYTHING, Rule
 
 # What operators look at, and what services tell each other about themselves.
 _OPERATIONS = frozenset({"stores", "endpoints", "topology", "dependencies", "metrics", "alerts", "alert_rules"})
-# The brownout ladder moves in half seconds: calls that come at the same time need not look at the pressure each.
+# Before it is climbed the brownout ladder waits for half a second of pressure: until then calls that come at the same time
+# need not look at it each.
 _LOOK_INTERVAL = 0.02
 
 
@@ -84,10 +85,12 @@ class Admissions:
 
     @property
     def step(self) -> BrownoutStep:
-        """Where the brownout ladder stands, or stood a few milliseconds ago."""
-        if self._brownout is not None and (now := self._clock()) - self._looked >= _LOOK_INTERVAL:
-            self._looked = now
-            self._step = self._brownout.step()
+        """Where the brownout ladder stands; at its foot, where it stood a few milliseconds ago."""
+        if self._brownout is not None:
+            now = self._clock()
+            if self._step is not BrownoutStep.NONE or now - self._looked >= _LOOK_INTERVAL:
+                self._looked = now
+                self._step = self._brownout.step()
         return self._step
 
     def snapshot(self) -> dict[WorkClass, ClassSnapshot]:

@@ -59,6 +59,22 @@ def test_the_ladder_is_climbed_under_pressure_and_left_when_it_is_over(clock: Cl
     assert steps(5, pressure=0.0) is BrownoutStep.NONE
 
 
+def test_the_last_call_of_a_rush_begins_the_calm(clock: Clock) -> None:
+    """However soon it ends after others have looked: whoever comes next, after a pause, gets everything again."""
+    brownout = Brownout(clock)
+    gate = Admissions(AdmissionOptions(), initial_limit=100, rules={}, brownout=brownout, clock=clock)
+    brownout.pressure = lambda: 10.0
+    while not gate.step:
+        clock.now += 0.1
+    last = gate.arrive(a_call())
+    brownout.pressure = lambda: 0.0
+    clock.now += 0.001
+    gate.end(last, Ended.COMPLETED)
+    clock.now += 10
+    gate.arrive(a_call())
+    assert not gate.step
+
+
 @pytest.mark.parametrize(
     ("quota", "counted"),
     [(QuotaOptions(), False), (QuotaOptions(requests_per_second=5), True), (QuotaOptions(tokens_per_second=5), True)],

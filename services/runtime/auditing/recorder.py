@@ -168,9 +168,6 @@ class Recorder:
 
     # --- for _Keeping ----------------------------------------------------------------------------------------------
 
-    def _submit(self, kind: Kind, key: str, data: bytes, then: Then) -> None:
-        self._keeper.submit(kind, key.encode(), data, then)
-
     def _has_room(self) -> bool:
         """Whether what callers do who have no tenant is kept: they are not known, and can be anybody, as often as they like."""
         if self._keeper.fill < _REFUSALS_SHARE:
@@ -218,7 +215,7 @@ class Recorder:
             while self._owed:
                 kind, key, event = self._owed[0]
                 try:
-                    await kept(partial(self._submit, kind, key, event.SerializeToString()))
+                    await kept(partial(self._keeper.submit, kind, key.encode(), event.SerializeToString()))
                 except GroundwireError:
                     break
                 self._owed.popleft()
