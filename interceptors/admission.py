@@ -47,8 +47,9 @@ class Admission(Layer):
         """Count the call while it runs, or refuse it."""
         if self._closed:
             raise self._refusal()
+        if not self._running:
+            self._idle.clear()
         self._running += 1
-        self._idle.clear()
         try:
             if self._endless(call.method):
                 async with self._until_closed():

@@ -251,7 +251,7 @@ class Server:
             self.metrics.observe(self.admissions.readings)
         self._admission = Admission(
             exempt=authorizer.is_open,
-            endless=lambda method: method in watches,
+            endless=watches.__contains__,
             refusal=lambda: Unavailable("this server is shutting down", reason="DRAINING"),
             permits=Permits(self.admissions) if self.admissions is not None else None,
         )

@@ -135,7 +135,7 @@ class Authorizer:
 
     def decide(self, method: str, caller: Caller | None) -> None:
         """Return if ``caller`` may use ``method``; raise Unauthenticated, NotFound or PermissionDenied otherwise."""
-        if self.is_open(method):
+        if method not in self._guarded and self._is_open(method):
             return
         if caller is None:
             raise Unauthenticated
