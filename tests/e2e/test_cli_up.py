@@ -95,8 +95,9 @@ class Up:
 
 
 @asynccontextmanager
-async def _up(data_dir: Path, *options: str) -> AsyncIterator[Up]:
-    process = await _start("up", "--data-dir", str(data_dir), "--port-base", "0", "--output", "json", *options)
+async def _up(data_dir: Path, *options: str, environment: dict[str, str] | None = None) -> AsyncIterator[Up]:
+    arguments = ("up", "--data-dir", str(data_dir), "--port-base", "0", "--output", "json", *options)
+    process = await _start(*arguments, environment=environment)
     try:
         assert process.stdout is not None
         line = await process.stdout.readline()
@@ -157,7 +158,8 @@ async def test_what_dies_is_started_again(tmp_path: Path) -> None:
 
 
 async def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
-    async with _up(tmp_path / "data") as up:
+    # The mesh in front waits for the store to take note of its end, too: gRPC gives its clients 20 s for that.
+    async with _up(tmp_path / "data", environment={"GROUNDWIRE_DRAIN__GRACE": "5"}) as up:
         # A store that does not react would hold up an orderly end for the whole of its grace.
         up.child("store").suspend()
         mesh = up.child("_mesh")
