@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from services.corpus.spans import trimmed
 from services.generation.blocks import Block, BlockKind, split_blocks
 from services.generation.readable import BULLET, readable, row_with_header
 
@@ -133,12 +134,12 @@ def _pieces(text: str, block: Block) -> Iterator[tuple[int, int]]:
     cuts = [] if whole else list(_ends(text, block.start, block.end))
     start = block.start
     for cut in [*cuts, block.end]:
-        yield from _bounded(text, *_trim(text, start, cut))
+        yield from _bounded(text, *trimmed(text, start, cut))
         start = cut
 
 
 def _ends(text: str, start: int, end: int) -> Iterator[int]:
-    bullet = BULLET.match(text, _trim(text, start, end)[0], end)
+    bullet = BULLET.match(text, trimmed(text, start, end)[0], end)
     for match in _END.finditer(text, bullet.end() if bullet else start, end):
         if match.end() < end and (match[0][0] != "." or _full_stop(text, start, match)):
             yield match.end()
@@ -167,17 +168,9 @@ def _bounded(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         limit = start + MAX_SENTENCE
         places = (text.rfind(mark, start + MAX_SENTENCE // 2, limit) for mark in _BREAKS)
         cut = next((place + 1 for place in places if place >= 0), limit)
-        first = _trim(text, start, cut)
+        first = trimmed(text, start, cut)
         if first[0] < first[1]:
             yield first
-        start = _trim(text, cut, end)[0]
+        start = trimmed(text, cut, end)[0]
     if start < end:
         yield start, end
-
-
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end

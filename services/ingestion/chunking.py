@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from services.corpus.chunk import Passage
+from services.corpus.spans import trimmed
 from services.ingestion.parsed import BlockKind, ChunkLimits, ParsedDocument, SplitDocument
 
 # A path is repeated in every passage below it, so a document must not be able to make one arbitrarily long.
@@ -68,7 +69,7 @@ def _pieces(parsed: ParsedDocument, limits: ChunkLimits) -> Iterator[_Piece]:
     path: tuple[str, ...] = ()
     lead: int | None = None  # where the headings begin that wait for the text below them
     for block in parsed.blocks:
-        start, end = _trim(text, block.start, block.end)
+        start, end = trimmed(text, block.start, block.end)
         if start == end:
             continue
         level = 0
@@ -182,9 +183,9 @@ def _split(span: tuple[str, int, int], kind: BlockKind, limits: ChunkLimits, roo
     lines = kind in (BlockKind.CODE, BlockKind.TABLE_ROW)
     while end - start > room:
         cut, sentence = _cut(text, start, room, lines, limits)
-        from_, to = _trim(text, start, cut)
+        from_, to = trimmed(text, start, cut)
         yield from_, to
-        start = _trim(text, cut, end)[0]
+        start = trimmed(text, cut, end)[0]
         if sentence and limits.overlap_chars:
             # At least a quarter of the target is new in each part: the work stays linear in the text.
             start = _overlap(text, max(from_ + limits.target_chars // 4, to - limits.overlap_chars), to) or start
@@ -235,11 +236,3 @@ def _line_gaps(window: str) -> Iterator[int]:
 
 def _word_gaps(window: str) -> Iterator[int]:
     return (match.end() for match in _WORD_GAP.finditer(window))
-
-
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end

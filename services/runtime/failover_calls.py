@@ -106,8 +106,8 @@ class _Timed:
         return None if left is None else max(0.001, left)
 
 
-class UnaryCall:
-    """A unary call that begins when it is awaited."""
+class _Call:
+    """One request, for as many endpoints as it takes."""
 
     def __init__(
         self,
@@ -124,6 +124,13 @@ class UnaryCall:
         self._request = request
         self._timed = _Timed(timeout)
         self._kwargs = {"metadata": metadata, **kwargs}
+
+    def _attempt_at(self, link: Link) -> Any:
+        return link.multicallable(self._shape)(self._request, timeout=self._timed.timeout(), **self._kwargs)
+
+
+class UnaryCall(_Call):
+    """A unary call that begins when it is awaited."""
 
     def __await__(self) -> Any:
         return self._run().__await__()
@@ -146,30 +153,16 @@ class UnaryCall:
         link = self._channel.link(endpoint)
         link.calls += 1
         try:
-            call = link.multicallable(self._shape)(self._request, timeout=self._timed.timeout(), **self._kwargs)
-            return await call
+            return await self._attempt_at(link)
         finally:
             link.ended()
 
 
-class StreamCall:
+class StreamCall(_Call):
     """A stream of responses: it begins with its iteration, and moves on until its first message is there."""
 
-    def __init__(
-        self,
-        channel: FailoverChannel,
-        shape: Shape,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        self._channel = channel
-        self._shape = shape
-        self._request = request
-        self._timed = _Timed(timeout)
-        self._kwargs = {"metadata": metadata, **kwargs}
+    def __init__(self, channel: FailoverChannel, shape: Shape, request: Any, **options: Any) -> None:
+        super().__init__(channel, shape, request, **options)
         self._call: Any = None
         self._cancelled = False
         self._release: Callable[[], None] = _nothing
@@ -234,9 +227,7 @@ class StreamCall:
         member = self._channel.member(endpoint)
         if member is None:
             raise LookupError(endpoint.address)
-        call = self._call = link.multicallable(self._shape)(
-            self._request, timeout=self._timed.timeout(), **self._kwargs
-        )
+        call = self._call = self._attempt_at(link)
         try:
             return member, link, await call.read()
         except BaseException:
