@@ -66,7 +66,9 @@ def event_filter(
 async def show_events(screen: Screen, where: Where, wanted: pb.EventFilter, limit: int) -> int:
     """At most ``limit`` events; the exit code."""
     async with connect("audit", where.address, where.tls) as channel:
-        events = [logged async for logged in _events(channel, wanted, limit)]
+        # One more tells whether there are more.
+        found = [logged async for logged in _events(channel, wanted, limit + 1)]
+    events = found[:limit]
     if screen.format is Format.JSON:
         screen.json([_as_json(logged) for logged in events])
     elif screen.format is Format.TEXT:
@@ -78,6 +80,11 @@ async def show_events(screen: Screen, where: Where, wanted: pb.EventFilter, limi
         for logged in events:
             table.add_row(*_cells(logged))
         screen.table(table)
+    if len(found) > limit:
+        screen.note(
+            f"groundwire: there are more than {plural(limit, 'event')}, and the oldest are shown; --since begins later, "
+            "--limit shows more, `groundwire audit export` shows all"
+        )
     return ExitCode.OK
 
 
