@@ -18,9 +18,10 @@ The last line on stdout is one JSON object:
     us_per_call_bare    processor time of a bare call in the server; the least of the rounds, as in all such figures
     callers, calls      concurrent callers; calls per server and round
 
-The layers cost about the same everywhere, a bare call does not: where system calls are cheap the ratios are lower. And
+What a bare call costs depends on the machine more than what the layers add: where it is cheap the ratios are lower. And
 the chain that records calls may turn out cheaper than the one that does not, because it answers calls in groups, as the
-spool makes their events durable: what runs eighteen times in a row finds its code in the processor's caches.
+spool makes their events durable; with each event written in the turn of the loop in which it came, ``ratio_with_audit``
+was 0.36 and 0.41 where it was 0.76 and 0.80 before.
 """
 
 from __future__ import annotations

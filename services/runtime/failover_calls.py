@@ -106,8 +106,8 @@ class _Timed:
         return None if left is None else max(0.001, left)
 
 
-class _Call:
-    """One request, for as many endpoints as it takes."""
+class _FailoverCall:
+    """One request, for as many endpoints as it takes, within the time that it has."""
 
     def __init__(
         self,
@@ -125,11 +125,11 @@ class _Call:
         self._timed = _Timed(timeout)
         self._kwargs = {"metadata": metadata, **kwargs}
 
-    def _attempt_at(self, link: Link) -> Any:
+    def _send_to(self, link: Link) -> Any:
         return link.multicallable(self._shape)(self._request, timeout=self._timed.timeout(), **self._kwargs)
 
 
-class UnaryCall(_Call):
+class UnaryCall(_FailoverCall):
     """A unary call that begins when it is awaited."""
 
     def __await__(self) -> Any:
@@ -153,12 +153,12 @@ class UnaryCall(_Call):
         link = self._channel.link(endpoint)
         link.calls += 1
         try:
-            return await self._attempt_at(link)
+            return await self._send_to(link)
         finally:
             link.ended()
 
 
-class StreamCall(_Call):
+class StreamCall(_FailoverCall):
     """A stream of responses: it begins with its iteration, and moves on until its first message is there."""
 
     def __init__(self, channel: FailoverChannel, shape: Shape, request: Any, **options: Any) -> None:
@@ -227,7 +227,7 @@ class StreamCall(_Call):
         member = self._channel.member(endpoint)
         if member is None:
             raise LookupError(endpoint.address)
-        call = self._call = self._attempt_at(link)
+        call = self._call = self._send_to(link)
         try:
             return member, link, await call.read()
         except BaseException:

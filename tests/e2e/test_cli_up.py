@@ -166,8 +166,9 @@ async def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
         up.process.send_signal(signal.SIGINT)
         await asyncio.to_thread(mesh.wait, 60)
         up.process.send_signal(signal.SIGINT)
-        await up.process.communicate()
+        _, err = await up.process.communicate()
         assert up.process.returncode == 130
+        assert b"did not end within" not in err, "nobody was waited for any longer"
         alive = psutil.wait_procs(list(up.seen.values()), timeout=60)[1]
         assert alive == []
 

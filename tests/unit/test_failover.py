@@ -293,6 +293,10 @@ class Hedging(World):
 
         self.answers[endpoint.address] = hanging
 
+    async def was_asked(self, endpoint: Endpoint) -> None:
+        while endpoint.address not in self.asked:
+            await asyncio.sleep(0)
+
 
 async def test_a_read_that_takes_longer_than_usual_is_hedged() -> None:
     world = Hedging()
@@ -349,7 +353,7 @@ async def test_a_hedge_that_fails_does_not_hurt() -> None:
     world.answer(B, Broken())
 
     async def slow() -> str:
-        await asyncio.sleep(0.05)
+        await world.was_asked(B)
         return "slow"
 
     world.answers["a:1"] = slow
@@ -361,7 +365,7 @@ async def test_both_fail_and_the_call_is_repeated_or_fails() -> None:
     await world.warm()
 
     async def slowly() -> str:
-        await asyncio.sleep(0.02)
+        await world.was_asked(B)
         raise Broken
 
     world.answers["a:1"] = slowly
