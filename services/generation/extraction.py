@@ -1,7 +1,8 @@
 """Extraction: choosing the sentences that answer a question, and how sure to be of them. Pure; the scores come in.
 
 1. :func:`candidates` cuts the passages into sentences and keeps the few that may answer, by weighted term overlap and
-   the passage's rank, because the cross-encoder that judges them reads only some tens of sentences a second.
+   the passage's rank, because the cross-encoder that judges them reads only some tens of sentences a second. Sentences
+   about another year, place, version or the like than the question's are left out: they would score as well.
 2. The cross-encoder scores each alone, and the best few again in their context (title, headings and the sentence
    before), because a sentence often names its subject only there. Alone finds the right sentence, in context tells
    better whether it answers at all. The title helps both, so "alone" means with the document's title before it.
@@ -12,21 +13,23 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
 
 from services.corpus.terms import analyze
 from services.generation.blocks import BlockKind
 from services.generation.ports import Citation, Passage
 from services.generation.sentences import MAX_SENTENCE, Sentence, split_sentences
+from services.generation.specifics.check import check
+from services.generation.specifics.facts import Facts
+from services.generation.specifics.question import Question
 
 _NOT_AN_ANSWER = (BlockKind.HEADING, BlockKind.TABLE_HEADER)
 _CONTEXT_WEIGHT = 0.4  # of a question's term that only the title, the headings or the sentence before have
 _RANK_WEIGHT = 0.3
-_NAME = re.compile(r"(?<=\s)[^\W\d_a-z]\w+")  # a capital inside the question
-_NUMBER = re.compile(r"\b\w*\d[\w.,]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,9 @@ class Candidate:
     """A sentence that may answer.
 
     ``source`` is the passage's index in the request; ``start`` and ``end`` are what is cited of its text; ``shown``
-    is how the answer would show it; ``context`` is what stands above it; ``doubt`` is what speaks against it because
-    neither has all of the question's names and numbers, in logits.
+    is how the answer would show it; ``context`` is what stands above it, and ``above`` the same in parts, the nearest
+    first; ``doubt`` is what speaks against it because neither has all of the question's names and values, in logits;
+    ``lacking`` are those that its whole passage does not have.
     """
 
     source: int
@@ -44,13 +48,13 @@ class Candidate:
     shown: str
     context: str
     doubt: float = 0.0
+    above: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
 
 
 def candidates(question: str, passages: Sequence[Passage], limit: int) -> list[Candidate]:
     """The ``limit`` sentences of ``passages`` that most likely answer, the likeliest first."""
     wanted = set(analyze(question))
-    numbers = {term for match in _NUMBER.finditer(question) for term in analyze(match[0])}
-    names = {term for match in _NAME.finditer(question) for term in analyze(match[0])} - numbers
     found: list[tuple[Candidate, set[str], set[str]]] = []
     for source, passage in enumerate(passages):
         pieces = split_sentences(passage.text)
@@ -60,8 +64,7 @@ def candidates(question: str, passages: Sequence[Passage], limit: int) -> list[C
             candidate = _candidate(source, passage, pieces, index)
             own = wanted.intersection(analyze(candidate.shown))
             around = wanted.intersection(analyze(candidate.context))
-            doubt = _doubt(len(names - own - around), len(numbers - own - around))
-            found.append((replace(candidate, doubt=doubt), own, around))
+            found.append((candidate, own, around))
     # Terms that few sentences have tell more; counted here, since the corpus' own statistics are not at hand.
     counts = Counter(term for _, own, _ in found for term in own)
     weights = {term: math.log(1.0 + len(found) / (1.0 + counts[term])) for term in wanted}
@@ -74,7 +77,23 @@ def candidates(question: str, passages: Sequence[Passage], limit: int) -> list[C
         return overlap / total + _RANK_WEIGHT / (1.0 + candidate.source / 2.0)
 
     found.sort(key=likelihood, reverse=True)
-    return [candidate for candidate, _, _ in found[:limit]]
+    return list(islice(_about_the_same(question, passages, (candidate for candidate, _, _ in found)), limit))
+
+
+_MOST_CHECKED = 200  # sentences that are held against the question; each costs about a third of a millisecond
+
+
+def _about_the_same(question: str, passages: Sequence[Passage], found: Iterable[Candidate]) -> Iterator[Candidate]:
+    """Those of ``found`` that do not speak of a neighbour of what is asked about, with what they lack."""
+    asked = Question(question)
+    read = lru_cache(maxsize=None)(Facts.of)  # titles, headings and passages come again
+    for candidate in islice(found, _MOST_CHECKED):
+        passage = passages[candidate.source]
+        whole = read(f"{passage.title}\n{passage.text}").until(len(passage.title) + 1 + candidate.end)
+        finding = check(asked, Facts.of(candidate.shown), [read(text) for text in candidate.above], whole)
+        if not finding.neighbour:
+            doubt = _doubt(finding.far_names, finding.far_values)
+            yield replace(candidate, doubt=doubt, lacking=finding.lacking)
 
 
 def _candidate(source: int, passage: Passage, pieces: Sequence[Sentence], index: int) -> Candidate:
@@ -99,7 +118,8 @@ def _candidate(source: int, passage: Passage, pieces: Sequence[Sentence], index:
     if piece.kind is not BlockKind.CODE:
         shown = _closed(shown)
     context = " ".join(_closed(part) for part in (passage.title, *piece.headings[-1:], before) if part)
-    return Candidate(source, piece.start, end, shown, context)
+    above = tuple(part for part in (before, *reversed(piece.headings), passage.title) if part)
+    return Candidate(source, piece.start, end, shown, context, above=above)
 
 
 def _closed(text: str) -> str:
@@ -198,13 +218,23 @@ def _numbers(terms: set[str]) -> set[str]:
     return {term for term in terms if any(character.isdigit() for character in term)}
 
 
+def difference(chosen: Sequence[Candidate]) -> str:
+    """What comes before an answer whose sources do not have all that the question names; empty if they do."""
+    lacking = [part for part in chosen[0].lacking if all(part in candidate.lacking for candidate in chosen)]
+    if not lacking:
+        return ""
+    return f"The given sources do not answer this for {' and '.join(lacking)}. They say: "
+
+
 def compose(chosen: Sequence[Candidate], passages: Sequence[Passage], most_characters: int) -> list[Statement]:
     """The statements whose texts, joined, are the answer: at least one, at most ``most_characters`` long together.
 
-    A first sentence that is too long is cut between words.
+    The first one says before it what the sources lack of the question. A first sentence that is too long is cut between
+    words.
     """
     statements: list[Statement] = []
-    room = most_characters
+    before = difference(chosen)
+    room = most_characters - len(before)
     for candidate in chosen:
         marker = f"[{candidate.source + 1}]"
         text = f"{candidate.shown} {marker}"
@@ -217,5 +247,6 @@ def compose(chosen: Sequence[Candidate], passages: Sequence[Passage], most_chara
             break
         room -= len(text)
         citation = Citation(marker, passages[candidate.source].passage_id, candidate.start, candidate.end)
-        statements.append(Statement(text, citation))
+        statements.append(Statement(before + text, citation))
+        before = ""
     return statements

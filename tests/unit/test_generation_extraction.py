@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.generation.extraction import Candidate, Judged, candidates, choose, compose
+from services.generation.extraction import Candidate, Judged, candidates, choose, compose, difference
 from services.generation.ports import Passage
 
 POLICY = Passage(
@@ -53,11 +53,28 @@ def test_a_list_and_what_introduces_it_answer_together() -> None:
     [
         ("what is the limit in Lyon?", 0.0),
         ("what is the limit in Oslo?", 0.27),
-        ("what is the limit in Lyon under the 2023 policy?", 0.95),
+        ("what is the limit in Lyon for 3 nights?", 0.95),
     ],
 )
 def test_missing_names_and_numbers_raise_doubt(question: str, doubts: float) -> None:
     assert candidates(question, [POLICY], 1)[0].doubt == pytest.approx(doubts)
+
+
+def test_sentences_about_a_neighbour_are_left_out() -> None:
+    assert candidates("what is the limit in Lyon under the 2023 policy?", [POLICY], 10) == []
+    shown = [candidate.shown for candidate in candidates("Is parking not paid?", [POLICY], 10)]
+    assert "Parking is paid." not in shown
+
+
+def test_the_answer_says_what_its_sources_lack() -> None:
+    found = candidates("what is the limit in Lyon for 3 nights in Oslo?", [POLICY], 1)
+    assert found[0].lacking == ("3 nights", "Oslo")
+    statements = compose(found, [POLICY], 1000)
+    assert statements[0].text == (
+        "The given sources do not answer this for 3 nights and Oslo. They say: In Lyon the limit is €140 per night. [1]"
+    )
+    # One that has it all answers beside one that does not.
+    assert difference([found[0], Candidate(0, 0, 5, "All.", "")]) == ""
 
 
 def test_without_passages_or_terms_there_is_no_failure() -> None:
