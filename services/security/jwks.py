@@ -17,10 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.security.keysets import Algorithm, MalformedKeySetError, VerificationKey, parse_jwks, select
+from services.security.keysets import UNUSABLE, Algorithm, MalformedKeySetError, VerificationKey, parse_jwks, select
 
 _logger = logging.getLogger(__name__)
-UNUSABLE = -1
 
 
 class KeyFetchError(Exception):

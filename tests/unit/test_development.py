@@ -186,7 +186,8 @@ def test_what_is_revoked_is_refused_and_nothing_else(settings: Settings, monkeyp
         {"token_id": "x"},
         {"token_id": "x y", "issuer": "i"},
         {"token_id": "x", "issuer": "i", "subject": "bob"},
-        {"subject": "not a name"},
+        {"subject": "two\nlines"},
+        {"subject": "user:bob"},
         {"subject": "bob", "tenant": "no/tenant"},
     ],
 )
