@@ -17,9 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.security.keysets import UNUSABLE, Algorithm, MalformedKeySetError, VerificationKey, parse_jwks, select
+from services.security.keysets import Algorithm, MalformedKeySetError, VerificationKey, parse_jwks, select
 
 _logger = logging.getLogger(__name__)
+UNUSABLE = -1
+"""The generation of keys that are too old to serve, or were never fetched."""
 
 
 class KeyFetchError(Exception):

@@ -29,8 +29,6 @@ MIN_RSA_BITS = 2048
 # A verification takes time that grows with the square of the modulus.
 MAX_RSA_BITS = 8192
 MAX_KEYS = 64
-UNUSABLE = -1
-"""The generation of keys that are too old to serve, or were never fetched."""
 
 
 class Algorithm(StrEnum):

@@ -20,7 +20,8 @@ from services.corpus.errors import FailedPrecondition, Unauthenticated
 from services.corpus.principal import Caller
 from services.security.claims import MESH_ISSUER, Claims, Issuer, read_claims
 from services.security.compact import MAX_TOKEN, Compact, check_size, parse_compact
-from services.security.keysets import UNUSABLE, Algorithm
+from services.security.jwks import UNUSABLE
+from services.security.keysets import Algorithm
 from services.security.permissions import DEFAULT_ROLES, permissions_of
 from services.security.refusal import WORDS, Explanation, Refusal, Refused, Signature
 

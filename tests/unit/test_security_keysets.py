@@ -24,7 +24,9 @@ from services.security.keysets import (
 from tests.support.token_forge import SECRET, private_key, signed_by
 
 ASYMMETRIC = [Algorithm.RS256, Algorithm.PS256, Algorithm.ES256, Algorithm.EDDSA]
-ENGINES: dict[str, Any] = {name: jwt.PyJWS().get_algorithm_by_name(name) for name in ("RS256", "PS256", "ES256", "EdDSA")}
+ENGINES: dict[str, Any] = {
+    name: jwt.PyJWS().get_algorithm_by_name(name) for name in ("RS256", "PS256", "ES256", "EdDSA")
+}
 
 
 def jwk(algorithm: Algorithm, key: Any = None, **changes: Any) -> dict[str, Any]:
