@@ -89,7 +89,9 @@ def parse_principal(text: str, path: str = "principal") -> str:
 
 
 def _quoted(name: str) -> str:
-    first, *rest = name.encode()
+    if not name:
+        return ""
+    first, *rest = name.encode("utf-8", "surrogatepass")
     begins = chr(first) if chr(first).isascii() and chr(first).isalnum() else f"%{first:02X}"
     return begins + "".join(_SPELLING[byte] for byte in rest)
 
@@ -103,7 +105,7 @@ class Caller:
     """The verified identity behind a call.
 
     ``tenant`` and ``subject`` come from verified credentials alone, never from a request's fields. ``subject`` and
-    ``groups`` are names as the issuer spells them; InvalidField from what makes principals of them if they can be none.
+    ``groups`` are names as the issuer spells them (see :func:`is_name`).
     """
 
     tenant: str
@@ -116,12 +118,12 @@ class Caller:
     @cached_property
     def user(self) -> str:
         """The caller's own principal, such as ``user:alice``."""
-        return principal("user", self.subject)
+        return f"user:{_quoted(self.subject)}"
 
     @cached_property
     def principals(self) -> frozenset[str]:
         """Every principal string that this caller answers to within its tenant."""
-        return frozenset({EVERYBODY, self.user, *(principal("group", group) for group in self.groups)})
+        return frozenset({EVERYBODY, self.user, *(f"group:{_quoted(group)}" for group in self.groups)})
 
 
 @dataclass(frozen=True)

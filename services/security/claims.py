@@ -231,8 +231,10 @@ def _time(claims: Mapping[str, Any], name: str) -> int:
     value = claims.get(name)
     # A bool is an int in Python; a float would lose whole seconds where it is large.
     if type(value) is not int or value < 0:
-        is_missing = "is missing" if name not in claims else "is no whole number of seconds"
-        raise Refused(Refusal.TIME, f"the token's `{name}` {is_missing}: its issuer has to put it in (RFC 9068 §2.2)")
+        is_wrong = "is missing: its issuer has to say it (RFC 9068 §2.2)"
+        if name in claims:
+            is_wrong = "is no whole number of seconds: its issuer has to write it as one"
+        raise Refused(Refusal.TIME, f"the token's `{name}` {is_wrong}")
     return value
 
 

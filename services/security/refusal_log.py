@@ -1,6 +1,6 @@
 """Tells the operator why callers were refused, without letting callers fill the log.
 
-Anybody who reaches a port can have a call refused. So lines are limited for each reason, and what a caller can cause
+Every caller who reaches a port can have calls refused. So lines are limited for each reason, and what a caller can cause
 who has no token of a configured issuer is counted apart from what such a token causes: a flood of made-up tokens
 leaves no line less for a user whose token does not suit the settings. What is not written is counted, and the counts
 follow in one line.
@@ -34,9 +34,9 @@ class Rate:
     seconds: float
 
 
-PROVEN = Rate(burst=20, seconds=1.0)
+PROVEN = Rate(burst=50, seconds=1.0)
 """Of tokens with a valid signature, for each issuer and reason."""
-UNPROVEN = Rate(burst=10, seconds=30.0)
+UNPROVEN = Rate(burst=50, seconds=30.0)
 """Of everything else, for each reason."""
 SUMMARY_AFTER = 60.0
 """Seconds after the first line that was not written, when the counts are."""

@@ -260,7 +260,7 @@ def _no_key(compact: Compact, issuer: Issuer) -> str:
         return f"the token has no `kid`, and the issuer has not exactly one key for {issuer.algorithm.value}"
     return (
         f"the issuer's key set has no {issuer.algorithm.value} key of the name in the token's `kid`: "
-        "look at its settings `jwks_url` and `algorithm`"
+        "look at its settings `jwks_url` and `algorithm`; new keys are looked for every 30 s at most"
     )
 
 
