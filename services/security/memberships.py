@@ -4,7 +4,7 @@ The claims ``groups`` and ``roles`` are lists of texts (RFC 9068 §2.2.3.1) unle
 puts them. Then what issuers do is read, too: a single text in a list's place, null for none, items that are no texts.
 
 A name that no principal can hold is left out, and so is a role that is none here: that only ever takes access away,
-while refusing the token would lock its user out for a name that somebody else gave a group.
+while refusing the token would lock its user out over the name of a group.
 """
 
 from __future__ import annotations

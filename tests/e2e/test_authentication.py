@@ -82,7 +82,7 @@ def test_readers_may_be_of_any_name(guarded: Mesh, tmp_path: Path) -> None:
     )
     assert "38" in inside.ask(question)["answer"]
     assert outside.ask(question)["abstained"]
-    # What is shared with nobody belongs to its owner, and is shared by them.
+    # A document without readers is its owner's, who may share it.
     (tmp_path / "locker.txt").write_text("The locker code of the third floor is 4471.")
     inside.groundwire("ingest", str(tmp_path / "locker.txt"))
     question = "What is the locker code of the third floor?"

@@ -65,7 +65,7 @@ def test_a_line_says_why_and_of_whose_token() -> None:
     ]
 
 
-def test_what_anybody_can_cause_is_bounded_whatever_the_tokens_say() -> None:
+def test_what_every_caller_can_cause_is_bounded_whatever_the_tokens_say() -> None:
     world = World()
     unproven = (Signature.UNKNOWN, Signature.INVALID)
     seconds = 600
