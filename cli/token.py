@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from cli.errors import CliError, ExitCode, usage
 from cli.on_record import on_record
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unauthenticated
+from services.corpus.principal import principal
 from services.runtime import development
 from services.runtime.authentication import token_claims
-from services.runtime.options import IssuerOptions
+from services.runtime.options import ClaimOptions, IssuerOptions
 from services.runtime.settings import Settings
-from services.security.claims import is_subject, is_tenant, is_token_id
+from services.security.claims import is_tenant, is_token_id, is_user
 from services.security.minting import TokenMinter
+from services.security.refusal import Explanation
 from services.security.revocation import Revocation, SubjectRevoked, TokenRevoked
 from services.security.revocation_sqlite import SqliteRevocationStore
 
@@ -33,17 +35,27 @@ def mint(
     """A token of the named issuer, or of the first that has a shared secret."""
     if not settings.authentication.required:
         raise usage("the settings say authentication.required = false: nobody looks at tokens")
+    others: list[str] = []
     for candidate in accepted(settings):
         if candidate.secret is None or issuer not in (None, candidate.name):
             continue
+        if _reads_otherwise(candidate):
+            others.append(candidate.name)
+            continue
         secret = candidate.secret.get_secret_value().encode()
         try:
-            minter = TokenMinter(secret, issuer=candidate.name, audience=candidate.audience)
+            minter = TokenMinter(secret, issuer=candidate.name, audience=candidate.audiences[0])
             return minter.mint(tenant=tenant, subject=subject, groups=groups, roles=roles, lifetime=lifetime)
         except GroundwireError as error:
             raise usage(error.message) from error
+    if others:
+        raise usage(f"{others[0]}: its settings `claims`, `roles` or `tenant` differ from what this command writes")
     wanted = f"no issuer {issuer!r} with" if issuer else "no issuer with"
     raise usage(f"the settings have {wanted} a shared secret; `authentication.issuers` names one (docs/access.md)")
+
+
+def _reads_otherwise(issuer: IssuerOptions) -> bool:
+    return issuer.claims != ClaimOptions() or bool(issuer.roles) or issuer.tenant is not None
 
 
 def accepted(settings: Settings) -> Sequence[IssuerOptions]:
@@ -67,10 +79,10 @@ def revoke(
         said = f"token {token_id} of {issuer}"
     elif subject is not None and token_id is None:
         tenant = tenant or settings.development.tenant
-        if not is_subject(subject) or not is_tenant(tenant):
+        if not is_user(subject) or not is_tenant(tenant):
             raise usage("--subject and --tenant must be names as they stand in tokens")
         revocation = SubjectRevoked.at(now, tenant, subject)
-        whose = f"tenants/{tenant}/users/{subject}/tokens"
+        whose = f"tenants/{tenant}/users/{principal('user', subject).removeprefix('user:')}/tokens"
         said = f"every token of {subject} ({tenant}) that was issued up to now; new ones count in half a minute"
     elif token_id is None and sys.stdin is not None and not sys.stdin.isatty():
         revocation, said = _of_token(settings, sys.stdin.read().strip())
@@ -83,10 +95,13 @@ def revoke(
 
 
 def _of_token(settings: Settings, token: str) -> tuple[TokenRevoked, str]:
+    why: list[Explanation] = []
     try:
-        claims = asyncio.run(token_claims(settings, token))
+        claims = asyncio.run(token_claims(settings, token, why.append))
     except Unauthenticated:
-        raise usage("what is on stdin is no valid token, so there is nothing to revoke") from None
+        raise usage(
+            "what is on stdin is no valid token, so there is nothing to revoke", *(each.words for each in why)
+        ) from None
     if not claims.token_id:
         raise usage("this token has no id; --subject revokes all of its subject's tokens")
     return TokenRevoked(claims.issuer, claims.token_id, claims.valid_until), f"token {claims.token_id}"

@@ -17,6 +17,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from services.corpus.principal import MAX_PRINCIPAL
+
 tables = MetaData()
 # Grows when older releases would misread a file. A table of which they know nothing is no reason: opening makes it.
 FORMAT = 1
@@ -56,7 +58,7 @@ reader_set_members = Table(
     "reader_set_members",
     tables,
     Column("number", _Number, ForeignKey("reader_sets.number"), primary_key=True),
-    Column("principal", String(160), primary_key=True),
+    Column("principal", String(MAX_PRINCIPAL), primary_key=True),
     Column("tenant", String(128), nullable=False),
     Index("reader_set_members_by_principal", "tenant", "principal"),
 )
@@ -84,7 +86,7 @@ documents = Table(
     Column("details", LargeBinary, nullable=False),
     Column("media_type", String(128), nullable=False),
     Column("reader_set", _Number, ForeignKey("reader_sets.number"), nullable=False),
-    Column("owner", String(160), nullable=False),
+    Column("owner", String(MAX_PRINCIPAL), nullable=False),
     Column("state", String(16), nullable=False),
     Column("content_sha256", String(64), nullable=False),
     Column("chunk_count", Integer, nullable=False),
@@ -101,7 +103,7 @@ erasures = Table(
     Column("tenant", String(128), nullable=False),
     Column("collection", String(128), nullable=False),
     Column("document_id", String(128), nullable=False),
-    Column("owner", String(160), nullable=False),
+    Column("owner", String(MAX_PRINCIPAL), nullable=False),
     Column("before_version", BigInteger, nullable=False),
     Column("unsettled", Boolean, nullable=False),
     Column("block_time", BigInteger, nullable=False),

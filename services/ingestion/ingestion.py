@@ -176,7 +176,7 @@ class Ingestor:
             mib = self._limits.max_document_bytes // (1024 * 1024)
             raise _Failed(Failure.TOO_LARGE.value, f"The document is larger than {mib} MiB; split it into parts.")
         media_type = detect_media_type(draft.media_type, draft.uri, draft.content)
-        access = draft.access or collection.default_access or Access(frozenset({f"user:{caller.subject}"}))
+        access = draft.access or collection.default_access or Access(frozenset({caller.user}))
         owner = await self._catalog_call(self._catalog.find_owner(caller.tenant, collection.name, document_id))
         if owner is not None and not may_manage(caller, owner):
             # Before anything of the document is opened: neither time nor error may tell more than that it is there.
@@ -207,7 +207,7 @@ class Ingestor:
             media_type=media_type,
             metadata=draft.metadata,
             access=access,
-            owner=f"user:{caller.subject}",
+            owner=caller.user,
             state=DocumentState.ACTIVE,
             content_sha256=sent.digest,
             chunk_count=len(chunks),

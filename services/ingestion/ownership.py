@@ -16,7 +16,7 @@ def may_manage(caller: Caller, owner: str) -> bool:
 
 def principal_of(caller: Caller) -> str:
     """The caller as an owner."""
-    return f"user:{caller.subject}"
+    return caller.user
 
 
 def is_administrator(caller: Caller) -> bool:

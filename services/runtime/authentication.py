@@ -7,7 +7,7 @@ act for them. They are signed with a secret that the processes of one data direc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -17,16 +17,17 @@ from interceptors.client import Credentials
 from services.corpus.errors import Unauthenticated
 from services.corpus.principal import Caller
 from services.runtime import development
-from services.runtime.options import IssuerOptions
+from services.runtime.options import ClaimOptions, IssuerOptions
 from services.runtime.settings import Settings
-from services.security.claims import Claims, Issuer
+from services.security.claims import ClaimNames, Claims, Issuer
 from services.security.jwks import RefreshingKeys
 from services.security.key_files import shared_secret_file
 from services.security.keysets import Algorithm, KeySource, StaticKeys, shared_secret
 from services.security.mesh_identity import MeshPeers, speaks_for
 from services.security.mesh_tokens import MESH_TENANT, MeshTokens, mesh_issuer
 from services.security.permissions import role_table
-from services.security.refusal import Refusal
+from services.security.refusal import WORDS, Explanation, Refusal
+from services.security.refusal_log import RefusalLog
 from services.security.revocation_feed import RevocationFeed
 from services.security.revocation_sqlite import SqliteRevocationStore
 from services.security.tokens import TokenVerifier, VerifiedToken
@@ -37,26 +38,38 @@ _log = structlog.get_logger(__name__)
 class TokenAuthentication:
     """Verifies callers' tokens and makes those that go on to other services. Belongs to one event loop."""
 
-    def __init__(self, settings: Settings, accepted: Sequence[IssuerOptions], mesh_secret: bytes) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        accepted: Sequence[IssuerOptions],
+        mesh_secret: bytes,
+        on_refusal: Callable[[Explanation], None] | None = None,
+    ) -> None:
+        """``on_refusal`` is told why a token was refused in the log's place."""
         self._mesh_secret = mesh_secret
+        self._log = RefusalLog(_log.warning, _log.debug)
+        self._roles = role_table(settings.authorization.roles)
         self._feed = RevocationFeed(SqliteRevocationStore(settings.keys_dir / "revocations.sqlite3"))
         self._refreshing: list[RefreshingKeys] = []
         issuers = [self._issuer(options) for options in accepted]
         self._verifier = TokenVerifier(
             [*issuers, mesh_issuer([mesh_secret])],
             self._feed,
-            roles=role_table(settings.authorization.roles),
-            on_refusal=_note,
+            roles=self._roles,
+            on_refusal=on_refusal or self._log.refused,
+            on_remark=self._log.remark,
         )
         # Where certificates tell who calls, the secret of the mesh alone makes nobody a service.
         self._peers = MeshPeers(settings.tls.allowed_peers) if settings.tls.certificate is not None else None
 
     @classmethod
-    async def start(cls, settings: Settings) -> TokenAuthentication:
+    async def start(
+        cls, settings: Settings, on_refusal: Callable[[Explanation], None] | None = None
+    ) -> TokenAuthentication:
         """Read revocations and key sets; Unavailable or FailedPrecondition if nobody could be let in."""
         secret = await asyncio.to_thread(shared_secret_file, settings.keys_dir / "mesh.key")
         accepted = settings.authentication.issuers or [await asyncio.to_thread(development.issuer, settings)]
-        started = cls(settings, accepted, secret)
+        started = cls(settings, accepted, secret, on_refusal)
         await started._feed.start()
         for keys in started._refreshing:
             await keys.start()
@@ -67,7 +80,7 @@ class TokenAuthentication:
         values = call.metadata("authorization")
         verified = self._verifier.remembered(values) or await self._verifier.authenticate(values)
         if self._peers is not None and verified.claims.actors:
-            _check_peer(self._peers, call, verified.claims.actors[0])
+            self._check_peer(self._peers, call, verified.claims.actors[0])
         current.credential.set(verified.claims)
         return verified.caller
 
@@ -95,17 +108,40 @@ class TokenAuthentication:
         for keys in self._refreshing:
             await keys.stop()
         await self._feed.stop()
+        self._log.close()
 
     def _issuer(self, options: IssuerOptions) -> Issuer:
         return Issuer(
             name=options.name,
-            audiences=frozenset({options.audience}),
+            audiences=frozenset(options.audiences),
             algorithm=Algorithm(options.algorithm),
             keys=self._keys(options),
+            token_types=frozenset(options.token_types),
+            tenant=options.tenant or "",
             tenants=frozenset(options.tenants),
+            claims=_claim_names(options.claims),
+            role_names=self._role_names(options),
             max_lifetime=options.max_lifetime,
             leeway=options.leeway,
         )
+
+    def _role_names(self, options: IssuerOptions) -> Mapping[str, tuple[str, ...]]:
+        if options.roles or not (options.claims.roles or options.claims.scopes):
+            return options.roles
+        # Claims that are not ours hold all kinds of names: those that mean nothing here need not travel on.
+        return {role: (role,) for role in self._roles}
+
+    def _check_peer(self, peers: MeshPeers, call: Call, actor: str) -> None:
+        # A unix socket has no certificates: its mode, and its directory's, say that this very user calls.
+        if call.context.peer().startswith("unix:"):
+            return
+        try:
+            speaks = speaks_for(peers.admit(call.context.auth_context()), actor)
+        except Unauthenticated:
+            speaks = False
+        if not speaks:
+            self._log.refused(Explanation(Refusal.PEER, WORDS[Refusal.PEER]))
+            raise Unauthenticated
 
     def _keys(self, options: IssuerOptions) -> KeySource:
         if options.secret is not None:
@@ -123,28 +159,23 @@ class TokenAuthentication:
         return keys
 
 
-async def token_claims(settings: Settings, token: str) -> Claims:
-    """What a token says that would be accepted now; Unauthenticated if it would not."""
-    started = await TokenAuthentication.start(settings)
+async def token_claims(
+    settings: Settings, token: str, on_refusal: Callable[[Explanation], None] | None = None
+) -> Claims:
+    """What a token says that would be accepted now; Unauthenticated, after ``on_refusal`` was told why, if it would not."""
+    started = await TokenAuthentication.start(settings, on_refusal)
     try:
         return (await started.verify(token)).claims
     finally:
         await started.close()
 
 
-def _check_peer(peers: MeshPeers, call: Call, actor: str) -> None:
-    # A unix socket has no certificates: its mode, and its directory's, say that this very user calls.
-    if call.context.peer().startswith("unix:"):
-        return
-    try:
-        speaks = speaks_for(peers.admit(call.context.auth_context()), actor)
-    except Unauthenticated:
-        speaks = False
-    if not speaks:
-        _note(Refusal.PEER)
-        raise Unauthenticated
-
-
-def _note(reason: Refusal) -> None:
-    # The reason alone: the caller learns nothing of it, and no part of a token is ever logged.
-    _log.info("caller refused", reason=reason.value)
+def _claim_names(options: ClaimOptions) -> ClaimNames:
+    return ClaimNames(
+        user=options.user,
+        tenant=options.tenant,
+        audience=options.audience,
+        groups=options.groups,
+        roles=options.roles,
+        scopes=options.scopes,
+    )

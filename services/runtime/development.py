@@ -39,7 +39,7 @@ def mint(settings: Settings) -> str | None:
     except OSError:
         return None
     options, who = _options(secret), settings.development
-    minter = TokenMinter(_text(secret).encode(), issuer=options.name, audience=options.audience)
+    minter = TokenMinter(_text(secret).encode(), issuer=options.name, audience=options.audiences[0])
     return minter.mint(
         tenant=who.tenant, subject=who.subject, groups=who.groups, roles=who.roles, lifetime=options.max_lifetime
     )

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from services.corpus.principal import is_name
 from services.resilience.targets import parse_targets
+from services.security.claim_paths import parse_claim_path
 
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:\-]{0,127}")
 _PERMISSION = re.compile(r"[a-z][a-z_]*:(?:[a-z][a-z_]*|\*)")
@@ -129,6 +131,13 @@ class DevelopmentOptions(Options):
     groups: tuple[str, ...] = ()
     roles: tuple[str, ...] = ("admin",)
 
+    @model_validator(mode="after")
+    def _are_names(self) -> Self:
+        for kind, name in (("user", self.subject), *(("group", group) for group in self.groups)):
+            if not is_name(kind, name):
+                raise ValueError(f"{name!r} cannot name a {kind}")
+        return self
+
 
 class EncryptionOptions(Options):
     """How what is stored is encrypted: each tenant has keys of its own, which a master key wraps."""
@@ -142,22 +151,83 @@ class EncryptionOptions(Options):
     )
 
 
+def _one_or_several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+_Texts = Annotated[tuple[str, ...], BeforeValidator(_one_or_several)]
+
+
+class ClaimOptions(Options):
+    """Where an issuer's tokens say what: names of claims, or JSON pointers (RFC 6901) such as `/realm_access/roles`.
+
+    Groups, roles and scopes may stand in several places. Where they are named here, a text in a list's place is read
+    as well.
+    """
+
+    user: str = Field("sub", description="Who calls.")
+    tenant: str = Field("tenant", description="Whose data they work with.")
+    audience: str = Field("aud", description="For whom the token is; `azp` or `client_id` where `aud` does not tell.")
+    groups: _Texts = Field((), description="Which groups they are in; unset: `groups`.")
+    roles: _Texts = Field((), description="Which roles they have; unset: `roles`.")
+    scopes: _Texts = Field((), description="Scopes that count as roles, such as `scope` or `scp`; unset: none.")
+
+    @field_validator("user", "tenant", "audience", "groups", "roles", "scopes")
+    @classmethod
+    def _are_paths(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for text in (value,) if isinstance(value, str) else value:
+            parse_claim_path(text)
+        return value
+
+
 class IssuerOptions(Options):
     """One party whose tokens are accepted. Exactly one source of keys must be set."""
 
     name: str = Field(min_length=1, description="Exactly the tokens' `iss`.")
-    audience: str = Field("groundwire", min_length=1, description="What their `aud` must contain.")
-    algorithm: Literal["HS256", "RS256", "ES256", "EdDSA"]
+    audience: str | tuple[str, ...] = Field("groundwire", description="What their `aud` must contain one of.")
+    algorithm: Literal["HS256", "RS256", "PS256", "ES256", "EdDSA"]
     secret: SecretStr | None = Field(None, description="HS256: the shared secret, at least 32 bytes.")
     jwks_url: str | None = Field(None, pattern=r"^https://\S+$|^http://(127\.0\.0\.1|localhost)[:/]\S*$")
     jwks_file: Path | None = None
+    token_types: tuple[Literal["JWT", "none", "id_token"], ...] = Field(
+        (),
+        description="What is accepted beside the type at+jwt: access tokens of type JWT or without a type, ID tokens.",
+    )
+    claims: ClaimOptions = ClaimOptions()
+    roles: dict[str, _Texts] = Field(
+        default_factory=dict,
+        description="What its roles and scopes are called here; with it no other counts. Empty: as they are.",
+    )
+    tenant: str | None = Field(None, description="The tenant of all its users; unset: their tokens name it.")
     tenants: tuple[str, ...] = Field((), description="The only tenants it may speak for; empty: any.")
     max_lifetime: int = Field(3600, ge=1, le=86_400, description="The longest life of a token, in seconds.")
     leeway: int = Field(10, ge=0, le=30, description="How far its clock may be off, in seconds.")
 
+    @property
+    def audiences(self) -> tuple[str, ...]:
+        """Every audience that counts."""
+        return (self.audience,) if isinstance(self.audience, str) else self.audience
+
+    @field_validator("audience")
+    @classmethod
+    def _is_not_empty(cls, audience: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not audience or (not isinstance(audience, str) and "" in audience):
+            raise ValueError("must not be empty")
+        return audience
+
+    @field_validator("roles")
+    @classmethod
+    def _name_roles(cls, roles: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for role in (role for meant in roles.values() for role in meant):
+            if not _ROLE.fullmatch(role):
+                raise ValueError(f"{role!r} cannot name a role")
+        return roles
+
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
         sources = [source for source in (self.secret, self.jwks_url, self.jwks_file) if source is not None]
+        if self.tenant is not None and (self.tenants or "tenant" in self.claims.model_fields_set):
+            raise ValueError("`tenant` is that of all its users: leave out `tenants` and `claims.tenant`")
         if len(sources) != 1 or (self.secret is not None) != (self.algorithm == "HS256"):
             raise ValueError("HS256 takes a secret, the other algorithms one of jwks_url and jwks_file")
         return self

@@ -21,6 +21,7 @@ from services.security.keysets import Algorithm, MalformedKeySetError, Verificat
 
 _logger = logging.getLogger(__name__)
 UNUSABLE = -1
+"""The generation of keys that are too old to serve, or were never fetched."""
 
 
 class KeyFetchError(Exception):

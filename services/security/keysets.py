@@ -36,12 +36,13 @@ class Algorithm(StrEnum):
 
     HS256 = "HS256"
     RS256 = "RS256"
+    PS256 = "PS256"
     ES256 = "ES256"
     EDDSA = "EdDSA"
 
 
 _ENGINES = {algorithm: jwt.PyJWS().get_algorithm_by_name(algorithm.value) for algorithm in Algorithm}
-_KEY_TYPES = {Algorithm.RS256: "RSA", Algorithm.ES256: "EC", Algorithm.EDDSA: "OKP"}
+_KEY_TYPES = {Algorithm.RS256: "RSA", Algorithm.PS256: "RSA", Algorithm.ES256: "EC", Algorithm.EDDSA: "OKP"}
 # Members of a JWK that make it private or symmetric (RFC 7518 §6): such a key is known to too many to trust.
 _SECRET_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
@@ -190,7 +191,7 @@ def _from_jwk(entry: object, algorithm: Algorithm) -> VerificationKey | None:
 
 def _suits(key: object, algorithm: Algorithm) -> bool:
     match algorithm:
-        case Algorithm.RS256:
+        case Algorithm.RS256 | Algorithm.PS256:
             return isinstance(key, RSAPublicKey) and MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS
         case Algorithm.ES256:
             return isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)

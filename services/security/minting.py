@@ -5,13 +5,22 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
+from json import JSONEncoder
 from typing import Any
 
 import jwt
 
 from services.corpus.errors import Violations
-from services.security.claims import LONGEST_LIFETIME, is_group, is_role, is_subject, is_tenant, is_token_id
+from services.security.claims import LONGEST_LIFETIME, is_group, is_subject, is_tenant, is_token_id
 from services.security.keysets import shared_secret
+from services.security.memberships import is_role
+
+
+class _Utf8(JSONEncoder):
+    """Writes text as it is: a token that is derived from another must not grow by escapes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "ensure_ascii": False})
 
 
 class TokenMinter:
@@ -40,8 +49,8 @@ class TokenMinter:
         """
         violations = Violations()
         violations.require(is_tenant(tenant), "tenant", "must be an identifier")
-        violations.require(is_subject(subject), "subject", "must be a name that 'user:NAME' can hold")
-        violations.require(all(map(is_group, groups)), "groups", "must be names that 'group:NAME' can hold")
+        violations.require(is_subject(subject), "subject", "must be a name of 1 to 128 characters of ASCII")
+        violations.require(all(map(is_group, groups)), "groups", "must be names of 1 to 256 bytes")
         violations.require(all(map(is_role, roles)), "roles", "must be names of roles")
         violations.require(0 < lifetime <= LONGEST_LIFETIME, "lifetime", f"must be 1 to {LONGEST_LIFETIME} seconds")
         token_id = secrets.token_hex(16) if token_id is None else token_id
@@ -67,4 +76,5 @@ class TokenMinter:
             self._key.material,
             algorithm="HS256",
             headers={"typ": "at+jwt", "kid": self._key.key_id},
+            json_encoder=_Utf8,
         )

@@ -3,7 +3,7 @@
 JWT access tokens (RFC 9068) under the rules of RFC 8725. PyJWT does the cryptography; taking tokens apart and judging
 their claims is done here, by one strict parser, because PyJWT's defaults accept what the RFCs forbid and its errors
 quote the token. Whatever is wrong, the caller gets the same :class:`~services.corpus.errors.Unauthenticated`, which
-carries neither cause nor context; why goes to a callable, as a :class:`~services.security.refusal.Refusal`.
+carries neither cause nor context; why goes to a callable, as an :class:`~services.security.refusal.Explanation`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from typing import Any, Protocol
 
 from services.corpus.errors import FailedPrecondition, Unauthenticated
 from services.corpus.principal import Caller
-from services.security.claims import Claims, Issuer, read_claims
-from services.security.compact import MAX_OUTSIDE_TOKEN, MAX_TOKEN, Compact, parse_compact
+from services.security.claims import MESH_ISSUER, Claims, Issuer, read_claims
+from services.security.compact import MAX_TOKEN, Compact, check_size, parse_compact
+from services.security.jwks import UNUSABLE
+from services.security.keysets import Algorithm
 from services.security.permissions import DEFAULT_ROLES, permissions_of
-from services.security.refusal import Refusal, Refused
+from services.security.refusal import WORDS, Explanation, Refusal, Refused, Signature
 
 # RFC 6750 §2.1; one space, since no client sends more.
 _AUTHORIZATION = re.compile(r"bearer ([A-Za-z0-9._~+/\-]+=*)", re.IGNORECASE | re.ASCII)
@@ -76,11 +78,16 @@ class TokenVerifier:
         revocations: RevocationView,
         *,
         roles: Mapping[str, frozenset[str]] = DEFAULT_ROLES,
-        on_refusal: Callable[[Refusal], None] = lambda _reason: None,
+        on_refusal: Callable[[Explanation], None] = lambda _explanation: None,
+        on_remark: Callable[[str, str], None] = lambda _issuer, _words: None,
         clock: Callable[[], float] = time.time,
         cache_size: int = 8192,
     ) -> None:
-        """FailedPrecondition if two issuers have one name. ``clock`` gives Unix time in seconds."""
+        """FailedPrecondition if two issuers have one name. ``clock`` gives Unix time in seconds.
+
+        ``on_refusal`` is told why a credential was refused, each time; ``on_remark`` the issuer of an accepted token
+        and what of it does not count, once while the token is remembered.
+        """
         listed = list(issuers)
         self._issuers = {issuer.name: issuer for issuer in listed}
         if len(self._issuers) != len(listed):
@@ -88,6 +95,7 @@ class TokenVerifier:
         self._revocations = revocations
         self._roles = roles
         self._on_refusal = on_refusal
+        self._on_remark = on_remark
         self._clock = clock
         self._cache_size = cache_size
         self._accepted: OrderedDict[bytes, _Accepted] = OrderedDict()
@@ -106,12 +114,12 @@ class TokenVerifier:
         try:
             return await self._verify(values)
         except Refused as refused:
-            reason = refused.reason
+            explanation = refused.explanation()
         except Exception:  # noqa: BLE001 - an unforeseen error may quote the token, and must not let anybody in
-            reason = Refusal.UNEXPECTED
+            explanation = Explanation(Refusal.UNEXPECTED, WORDS[Refusal.UNEXPECTED])
         # Outside of the handlers, so that no context hangs on it; and a traceback shows no token among its locals.
         del values
-        self._on_refusal(reason)
+        self._on_refusal(explanation)
         raise Unauthenticated
 
     def verify(self, token: str) -> Coroutine[Any, Any, VerifiedToken]:
@@ -152,12 +160,21 @@ class TokenVerifier:
     async def _examine(self, token: str, digest: bytes) -> VerifiedToken:
         compact = parse_compact(token)
         issuer = self._issuer(compact.claims.get("iss"))
+        try:
+            if not issuer.mesh:
+                check_size(token)
+            return await self._judge(compact, issuer, digest)
+        except Refused as refused:
+            refused.issuer = issuer.name
+            if refused.signature is Signature.UNKNOWN:
+                refused.signature = _signature_by_known_keys(compact, issuer)
+            raise
+
+    async def _judge(self, compact: Compact, issuer: Issuer, digest: bytes) -> VerifiedToken:
         if compact.algorithm != issuer.algorithm.value:
-            raise Refused(Refusal.ALGORITHM)
-        if len(token) > MAX_OUTSIDE_TOKEN and not issuer.mesh:
-            raise Refused(Refusal.MALFORMED)
+            raise Refused(Refusal.ALGORITHM, _other_algorithm(compact.algorithm, issuer))
         # Before the signature: a token that expired together with its key must not cause a fetch of keys.
-        claims = read_claims(compact.claims, issuer, self._clock())
+        claims = read_claims(compact.claims, issuer, self._clock(), compact.token_type)
         keys_generation = await self._check_signature(compact, issuer)
         # Nothing is awaited from here on, so that what is checked now still holds when it is remembered.
         if self._clock() >= claims.valid_until:
@@ -168,20 +185,46 @@ class TokenVerifier:
         self._accepted[digest] = _Accepted(verified, issuer, keys_generation, self._revocations.generation)
         while len(self._accepted) > self._cache_size:
             self._accepted.popitem(last=False)
+        if not issuer.mesh:
+            self._remark_on(verified)
         return verified
+
+    def _remark_on(self, verified: VerifiedToken) -> None:
+        claims = verified.claims
+        if claims.groups_left_out:
+            self._on_remark(
+                claims.issuer,
+                f"{claims.groups_left_out} groups of a token do not count: a name is empty, too long, or has control "
+                "characters",
+            )
+        if not verified.caller.permissions:
+            self._on_remark(
+                claims.issuer,
+                "a token permits nothing: it has no role that is known here; the issuer's `claims.roles` and "
+                "`claims.scopes` say where its roles stand, and `roles` what they are called here",
+            )
 
     def _issuer(self, name: object) -> Issuer:
         issuer = self._issuers.get(name) if isinstance(name, str) else None
         if issuer is None:
-            raise Refused(Refusal.ISSUER)
+            raise Refused(Refusal.ISSUER, self._no_issuer(name))
         return issuer
+
+    def _no_issuer(self, name: object) -> str:
+        if not isinstance(name, str):
+            return "the token has no `iss`"
+        # What a person would take for the same name.
+        similar = {_roughly(known): known for known in self._issuers}.get(_roughly(name))
+        if similar is None or similar == MESH_ISSUER:
+            return ""
+        return f"the token's `iss` is almost {similar}: they differ in the scheme, a slash at the end, or capitals"
 
     async def _check_signature(self, compact: Compact, issuer: Issuer) -> int:
         key = issuer.keys.find(compact.key_id) or await issuer.keys.look_again(compact.key_id)
         # The generation that the key belongs to: nothing was awaited since it was found.
         generation = issuer.keys.generation
         if key is None or key.algorithm is not issuer.algorithm:
-            raise Refused(Refusal.KEY)
+            raise Refused(Refusal.KEY, _no_key(compact, issuer))
         if not key.verifies(compact.signing_input, compact.signature):
             raise Refused(Refusal.SIGNATURE)
         return generation
@@ -194,6 +237,35 @@ class TokenVerifier:
             permissions=permissions_of(claims.roles, self._roles),
             acting_service=claims.actors[0] if claims.actors else "",
         )
+
+
+def _signature_by_known_keys(compact: Compact, issuer: Issuer) -> Signature:
+    # For the log alone: keys are not fetched for a token that is refused anyway.
+    key = issuer.keys.find(compact.key_id)
+    if key is None or not compact.algorithm == key.algorithm.value == issuer.algorithm.value:
+        return Signature.UNKNOWN
+    return Signature.VALID if key.verifies(compact.signing_input, compact.signature) else Signature.INVALID
+
+
+def _other_algorithm(named: str, issuer: Issuer) -> str:
+    if named not in {algorithm.value for algorithm in Algorithm}:
+        return ""
+    return f"the token is signed with {named} and the issuer's setting `algorithm` is {issuer.algorithm.value}"
+
+
+def _no_key(compact: Compact, issuer: Issuer) -> str:
+    if issuer.keys.generation == UNUSABLE:
+        return "the issuer's keys could not be fetched: see the log, and its setting `jwks_url` or `jwks_file`"
+    if compact.key_id is None:
+        return f"the token has no `kid`, and the issuer has not exactly one key for {issuer.algorithm.value}"
+    return (
+        f"the issuer's key set has no {issuer.algorithm.value} key of the name in the token's `kid`: "
+        "look at its settings `jwks_url` and `algorithm`; new keys are looked for every 30 s at most"
+    )
+
+
+def _roughly(name: str) -> str:
+    return name.lower().rstrip("/").removeprefix("https://").removeprefix("http://")
 
 
 def _digest(value: str) -> bytes:

@@ -39,6 +39,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         for name, readers, text in (
             ("wages", "group:hr", "The janitor earns 41,300 euros a year."),
             ("bus", "tenant:*", "The shuttle bus leaves at 17:05."),
+            ("parking", "group:Human%20Resources", "The parking permit costs 38 euros a month."),
         ):
             (folder / f"{name}.txt").write_text(text)
             alice.groundwire("ingest", str(folder / f"{name}.txt"), "--readers", readers)
@@ -71,6 +72,56 @@ def test_a_token_lets_its_caller_see_what_they_may_read(guarded: Mesh) -> None:
     assert answer["abstained"]
     assert "wages" not in json.dumps(answer)
     assert "17:05" in outside.ask("When does the shuttle bus leave?")["answer"]
+
+
+def test_readers_may_be_of_any_name(guarded: Mesh, tmp_path: Path) -> None:
+    question = "How much does the parking permit cost a month?"
+    inside, outside = (
+        as_caller(guarded, "auth0|5f7c", "writer", "Human Resources"),
+        as_caller(guarded, "auth0%7C5f7c", "writer", "Human%20Resources"),
+    )
+    assert "38" in inside.ask(question)["answer"]
+    assert outside.ask(question)["abstained"]
+    # A document without readers is its owner's, who may share it.
+    (tmp_path / "locker.txt").write_text("The locker code of the third floor is 4471.")
+    inside.groundwire("ingest", str(tmp_path / "locker.txt"))
+    question = "What is the locker code of the third floor?"
+    assert "4471" in inside.ask(question)["answer"]
+    assert outside.ask(question)["abstained"]
+    request = {
+        "collection": "default",
+        "document_id": "locker.txt",
+        "access": {"readers": ["user:auth0%257C5f7c", "user:auth0%7C5f7c"]},
+    }
+    method = "groundwire.ingestion.v1.IngestionService/UpdateDocumentAccess"
+    header = f"authorization: Bearer {inside.environment['GROUNDWIRE_TOKEN']}"
+    target = guarded.addresses["ingestion"]
+    shared = grpcurl("-plaintext", "-H", header, "-d", json.dumps(request), target, method)
+    assert shared.returncode == 0, shared.stderr
+    assert "4471" in outside.ask(question)["answer"]
+    request["access"] = {"readers": ["group:/hr"]}
+    wrong = grpcurl("-plaintext", "-H", header, "-d", json.dumps(request), target, method)
+    assert "Code: InvalidArgument" in wrong.stderr
+    assert "group:%2Fhr" in wrong.stderr
+
+
+def test_why_a_token_was_refused_is_in_the_log_by_its_request_id(guarded: Mesh) -> None:
+    token = guarded.groundwire("token", "-s", "alice", "--lifetime", "5400").stdout.strip()
+    method, request = CALLS["query"]
+    headers = ("-H", f"authorization: Bearer {token}", "-H", "x-request-id: why-was-it-refused")
+    refused = grpcurl("-plaintext", *headers, "-d", json.dumps(request), guarded.addresses["query"], method)
+    assert "Code: Unauthenticated" in refused.stderr
+    assert "max_lifetime" not in refused.stderr
+
+    def told() -> list[dict[str, str]]:
+        lines = "".join(process.text() for process in guarded.processes.values()).splitlines()
+        return [json.loads(line) for line in lines if '"why-was-it-refused"' in line]
+
+    until(told, "the refusal in the log")
+    (line,) = told()
+    assert (line["level"], line["reason"], line["issuer"]) == ("warning", "lifetime", "https://login.example")
+    assert line["signature"] == "valid"
+    assert "the token lives 5400 s and the issuer's setting `max_lifetime` is 3600" in line["why"]
 
 
 def test_tenants_share_nothing(guarded: Mesh) -> None:

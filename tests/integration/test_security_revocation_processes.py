@@ -34,7 +34,7 @@ async def test_what_another_process_revokes_is_void_here(tmp_path: Path, reposit
     path = tmp_path / "revocations.sqlite3"
     feed, clock = RevocationFeed(SqliteRevocationStore(path)), Clock()
     refusals: list[Refusal] = []
-    verifier = TokenVerifier(issuers(), feed, on_refusal=refusals.append, clock=clock)
+    verifier = TokenVerifier(issuers(), feed, on_refusal=lambda told: refusals.append(told.reason), clock=clock)
     await feed.start()
     revoked, of_bob, good = craft(), craft(body=claims(jti="b", sub="bob")), craft(body=claims(jti="c", sub="carol"))
     for token in (revoked, of_bob, good):

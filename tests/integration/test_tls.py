@@ -88,7 +88,7 @@ class World:
 
 
 def user_token() -> str:
-    minter = TokenMinter(SECRET.encode(), issuer=ISSUER.name, audience=ISSUER.audience)
+    minter = TokenMinter(SECRET.encode(), issuer=ISSUER.name, audience=ISSUER.audiences[0])
     return minter.mint(tenant="acme", subject="alice", groups=(), roles=("admin",), lifetime=600)
 
 

@@ -25,6 +25,7 @@ from tests.unit.test_security_keysets import jwk
 TOKENS = {
     "HS256": craft(),
     "RS256": asymmetric(Algorithm.RS256),
+    "PS256": asymmetric(Algorithm.PS256),
     "ES256": asymmetric(Algorithm.ES256),
     "EdDSA": asymmetric(Algorithm.EDDSA),
     "mesh": mesh(),
@@ -88,7 +89,7 @@ def test_signed_nonsense_proves_a_well_formed_caller_or_nobody(changes: dict[str
     assert (verified is None) == (len(gate.refusals) == 1)
     assert "unexpected" not in gate.refusals
     if verified is not None:
-        named = [verified.caller.tenant, verified.caller.subject, *verified.caller.groups, *verified.claims.roles]
+        named = [verified.caller.tenant, *verified.caller.principals, *verified.claims.roles]
         assert all(name.isascii() and name.isprintable() and name for name in named)
         assert NOW - 86_400 <= verified.claims.issued_at <= NOW + 30
         assert (verified.caller.acting_service != "") == (kind == "mesh")
@@ -287,7 +288,7 @@ def test_no_document_makes_reading_keys_fail_otherwise(document: bytes) -> None:
 
 @given(st.dictionaries(st.sampled_from(["kty", "n", "e", "x", "y", "crv", "kid", "alg", "use"]), JSON))
 @settings(deadline=None, max_examples=200)
-@pytest.mark.parametrize("algorithm", [Algorithm.RS256, Algorithm.ES256, Algorithm.EDDSA])
+@pytest.mark.parametrize("algorithm", [Algorithm.RS256, Algorithm.PS256, Algorithm.ES256, Algorithm.EDDSA])
 def test_no_member_of_a_key_makes_reading_it_fail(algorithm: Algorithm, changes: dict[str, Any]) -> None:
     document = json.dumps({"keys": [jwk(algorithm, **changes), jwk(algorithm, kid="good-one")]}).encode()
     try:

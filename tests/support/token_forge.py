@@ -24,6 +24,7 @@ NOW = 1_800_000_000
 SECRET = b"0123456789abcdef0123456789abcdef"
 MESH_SECRET = b"fedcba9876543210fedcba9876543210"
 HS, RS, ES, ED = "https://hs.example", "https://rs.example", "https://es.example", "https://ed.example"
+PS = "https://ps.example"
 AUDIENCE = "groundwire"
 Sign = Callable[[bytes], bytes]
 
@@ -43,7 +44,7 @@ class Clock:
 def private_key(algorithm: Algorithm) -> Any:
     """The private key of the issuer that signs with ``algorithm``; the same all through a run."""
     match algorithm:
-        case Algorithm.RS256:
+        case Algorithm.RS256 | Algorithm.PS256:
             return rsa.generate_private_key(65537, 2048)
         case Algorithm.ES256:
             return ec.generate_private_key(ec.SECP256R1())
@@ -55,7 +56,7 @@ def private_key(algorithm: Algorithm) -> Any:
 
 def issuers() -> list[Issuer]:
     """One issuer for each algorithm, and the mesh."""
-    public = {RS: Algorithm.RS256, ES: Algorithm.ES256, ED: Algorithm.EDDSA}
+    public = {RS: Algorithm.RS256, PS: Algorithm.PS256, ES: Algorithm.ES256, ED: Algorithm.EDDSA}
     return [
         Issuer(
             name=HS,
@@ -117,7 +118,7 @@ class Gate:
         self.verifier = TokenVerifier(
             [*issuers(), *extra],
             self.revocations,
-            on_refusal=self.refusals.append,
+            on_refusal=lambda told: self.refusals.append(told.reason),
             clock=self.clock,
             cache_size=cache_size,
         )
@@ -175,7 +176,7 @@ def craft(
 
 def asymmetric(algorithm: Algorithm, **changes: Any) -> str:
     """A good token of the issuer that signs with ``algorithm``, some claims changed."""
-    name = {Algorithm.RS256: RS, Algorithm.ES256: ES, Algorithm.EDDSA: ED}[algorithm]
+    name = {Algorithm.RS256: RS, Algorithm.PS256: PS, Algorithm.ES256: ES, Algorithm.EDDSA: ED}[algorithm]
     return craft(header(alg=algorithm.value, kid="k1"), claims(**{"iss": name, **changes}), signed_by(algorithm))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -186,7 +188,8 @@ def test_what_is_revoked_is_refused_and_nothing_else(settings: Settings, monkeyp
         {"token_id": "x"},
         {"token_id": "x y", "issuer": "i"},
         {"token_id": "x", "issuer": "i", "subject": "bob"},
-        {"subject": "not a name"},
+        {"subject": "two\nlines"},
+        {"subject": "user:bob"},
         {"subject": "bob", "tenant": "no/tenant"},
     ],
 )
@@ -195,3 +198,57 @@ def test_a_revocation_that_says_nothing_clear_is_a_mistake(settings: Settings, g
     with pytest.raises(CliError):
         revoke(settings, **{**none, **given})
     assert not settings.keys_dir.exists()
+
+
+def test_what_is_no_token_is_not_revoked_and_the_command_says_why(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = configured(settings)
+    token = minted(long, lifetime=7200)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{token}\n"))
+    with pytest.raises(CliError) as refused:
+        revoke(long, token_id=None, issuer=None, subject=None, tenant=None)
+    assert "`max_lifetime` is 3600" in "".join(refused.value.details)
+    # In the error alone: a command's log is not where its user looks.
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"claims": {"roles": "/realm_access/roles"}},
+        {"roles": {"HR": "reader"}},
+        {"tenant": "acme"},
+    ],
+)
+def test_no_token_is_minted_that_its_issuers_settings_would_misread(settings: Settings, other: dict[str, Any]) -> None:
+    issuer = IssuerOptions.model_validate(
+        {"name": "https://login.example", "algorithm": "HS256", "secret": SECRET, **other}
+    )
+    with pytest.raises(CliError, match=r"https://login\.example: its settings"):
+        minted(settings.replace(authentication=AuthenticationOptions(issuers=(issuer,))))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"claims": {"user": "/a~"}}, "RFC 6901"),
+        ({"claims": {"groups": ["ok", ""]}}, "1 to 512"),
+        ({"claims": {"rolls": "/roles"}}, "rolls"),
+        ({"audience": ""}, "must not be empty"),
+        ({"audience": ["groundwire", ""]}, "must not be empty"),
+        ({"roles": {"HR Manager": "a b"}}, "cannot name a role"),
+        ({"tenant": "acme", "tenants": ["acme"]}, "leave out"),
+        ({"tenant": "acme", "claims": {"tenant": "tid"}}, "leave out"),
+        ({"token_types": ["jwt+at"]}, "JWT"),
+    ],
+)
+def test_settings_of_an_issuer_that_mean_nothing_are_refused(wrong: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        IssuerOptions.model_validate({"name": "i", "algorithm": "HS256", "secret": SECRET, **wrong})
+
+
+@pytest.mark.parametrize("who", [{"subject": ""}, {"subject": "a\nb"}, {"groups": ("user:root",)}])
+def test_a_developer_who_cannot_be_a_principal_is_a_mistake(who: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="cannot name"):
+        DevelopmentOptions(**who)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from services.corpus.document import parse_identifier
@@ -10,7 +12,12 @@ from services.corpus.principal import EVERYBODY, MAX_READERS, Access, Caller, pa
 
 
 @pytest.mark.parametrize(
-    "text", ["user:alice", "group:hr", "tenant:*", "user:a.b_c@example.org+x-1", "user:0", "group:" + "a" * 128]
+    "text",
+    [
+        *("user:alice", "group:hr", "tenant:*", "user:a.b_c@example.org+x-1", "user:0", "group:" + "a" * 256),
+        *("user:auth0%7C5f7c", "group:%2Fhr", "group:Human%20Resources", "group:B%C3%BCro", "group:a%2520b"),
+        *("group:%2Dx-", "user:CN%3DHR%2COU%3DG"),
+    ],
 )
 def test_well_formed_principals(text: str) -> None:
     assert parse_principal(text) == text
@@ -39,11 +46,34 @@ def test_well_formed_principals(text: str) -> None:
         "user:älice",
         "user:a:b",
         "user:" + "a" * 129,
+        "group:" + "a" * 257,
+        # Other spellings of what has one, and escapes of nothing.
+        "group:%68r",
+        "group:%2fhr",
+        "group:a%2",
+        "group:%C3",
+        "group:%ED%A0%80",
+        "group:%0A",
+        "group:%00",
+        "user:user%3Aalice",
+        "group:tenant%3A%2A",
     ],
 )
 def test_malformed_principals(text: str) -> None:
     with pytest.raises(InvalidField, match=r"^access\.readers\[3\]: must be"):
         parse_principal(text, "access.readers[3]")
+
+
+def test_the_message_spells_a_name_in_the_way_that_counts() -> None:
+    for text, right in (
+        ("group:Human Resources", "group:Human%20Resources"),
+        ("group:/hr", "group:%2Fhr"),
+        ("user:auth0|5f7c", "user:auth0%7C5f7c"),
+        ("group:a%20b ", "group:a%2520b%20"),
+        ("group:Büro", "group:B%C3%BCro"),
+    ):
+        with pytest.raises(InvalidField, match=re.escape(f"'{right}'")):
+            parse_principal(text)
 
 
 def test_an_access_list_names_the_reader_that_is_wrong() -> None:

@@ -70,7 +70,7 @@ def test_a_minter_names_its_key(gate: Gate) -> None:
 
 def test_what_would_be_refused_is_not_minted(gate: Gate) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        minter(gate).mint(tenant="a/b", subject="", groups=["x y"], roles=[""], lifetime=86_401, token_id="")
+        minter(gate).mint(tenant="a/b", subject="", groups=["x\ny"], roles=[""], lifetime=86_401, token_id="")
     fields = [violation.field for violation in caught.value.violations]
     assert fields == ["tenant", "subject", "groups", "roles", "lifetime", "token_id"]
 

@@ -120,7 +120,9 @@ class Watched:
         self.clock, self.monotonic = Clock(), Clock(0.0)
         self.feed = RevocationFeed(self.store, interval=60.0, clock=self.clock, monotonic=self.monotonic)
         self.refusals: list[Refusal] = []
-        self.verifier = TokenVerifier(issuers(), self.feed, on_refusal=self.refusals.append, clock=self.clock)
+        self.verifier = TokenVerifier(
+            issuers(), self.feed, on_refusal=lambda told: self.refusals.append(told.reason), clock=self.clock
+        )
 
     def later(self, seconds: float) -> None:
         self.monotonic.now += seconds

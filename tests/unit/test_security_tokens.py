@@ -9,7 +9,7 @@ from types import TracebackType
 import pytest
 
 from services.corpus.errors import FailedPrecondition, Unauthenticated
-from services.security.claims import Issuer
+from services.security.claims import ClaimNames, Issuer
 from services.security.compact import MAX_OUTSIDE_TOKEN
 from services.security.keysets import Algorithm, StaticKeys, shared_secret
 from services.security.refusal import Refusal
@@ -101,6 +101,7 @@ async def test_bad_metadata_is_refused(name: str, gate: Gate, caplog: pytest.Log
 GOOD: dict[str, Callable[[], str]] = {
     "HS256": craft,
     "RS256": lambda: asymmetric(Algorithm.RS256),
+    "PS256": lambda: asymmetric(Algorithm.PS256),
     "ES256": lambda: asymmetric(Algorithm.ES256),
     "EdDSA": lambda: asymmetric(Algorithm.EDDSA),
     "typ in full and in capitals": lambda: craft(header(typ="application/AT+JWT")),
@@ -283,8 +284,10 @@ def issuer(**changes: object) -> Issuer:
         {"max_lifetime": 86_401},
         {"name": "groundwire-mesh"},
         {"mesh": True},
-        {"tenant_claim": ""},
-        {"roles_claim": "sub"},
+        {"token_types": frozenset({"at+jwt"})},
+        {"tenant": "a b"},
+        {"tenant": "acme", "tenants": frozenset({"acme", "globex"})},
+        {"role_names": {"HR": ("a b",)}},
     ],
 )
 def test_an_issuer_with_limits_too_wide_cannot_be_configured(changes: dict[str, object]) -> None:
@@ -301,9 +304,7 @@ async def test_claims_may_have_other_names() -> None:
     gate = Gate(
         issuer(
             name="https://idp.example",
-            tenant_claim="https://example.com/org",
-            groups_claim="memberships",
-            roles_claim="entitlements",
+            claims=ClaimNames(tenant="https://example.com/org", groups=("memberships",), roles=("entitlements",)),
         )
     )
     body = {

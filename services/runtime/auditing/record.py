@@ -212,7 +212,7 @@ def _reason(error: Exception | None) -> str:
 
 
 def _principal(caller: Caller) -> str:
-    return f"service:{caller.acting_service}" if caller.tenant == MESH_TENANT else f"user:{caller.subject}"
+    return f"service:{caller.acting_service}" if caller.tenant == MESH_TENANT else caller.user
 
 
 @lru_cache(maxsize=1024)

@@ -55,7 +55,9 @@ class Access(_message.Message):
     READERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def readers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Principals: "user:alice", "group:hr", or "tenant:*" for everybody in the tenant. At most 256."""
+        """Principals: "user:alice", "group:hr", or "tenant:*" for everybody in the tenant. At most 256. In a name other
+        characters than letters, digits and ._@+- are written as %XX: "group:Human%20Resources".
+        """
 
     def __init__(
         self,
