@@ -21,7 +21,7 @@ async def delete(
     screen: Screen, address: str, request: pb.DeleteDocumentRequest, patience: float, *, tls: TlsOptions | None = None
 ) -> pb.ErasureReceipt:
     """Delete a document and show its receipt."""
-    async with connect("ingestion", address, tls) as channel:
+    async with connect("ingestion", address, tls, collections_at=address) as channel:
         response: pb.DeleteDocumentResponse = await rpc.IngestionServiceStub(channel).DeleteDocument(
             request, timeout=patience
         )

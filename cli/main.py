@@ -7,14 +7,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
-from cli.commands import ask, audit, backup, certs, delete, ingest, inspect, keys, serve, token
+from cli.commands import ask, audit, backup, certs, collections, delete, ingest, inspect, keys, serve, token
 from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.garbage import collect_rarely
+from cli.help import show_plainly
 from cli.options import Globals
+from cli.streams import fitted, replace_what_cannot_be_shown
 
 app = typer.Typer(
     name="groundwire",
@@ -40,8 +44,25 @@ app.command("serve", rich_help_panel=_START, epilog=_example("groundwire serve q
 )
 app.command("_mesh", hidden=True)(serve.mesh)
 app.command(
-    "ingest", rich_help_panel=_USE, epilog=_example("groundwire ingest handbook/ --readers tenant:* --collection hr")
+    "ingest",
+    rich_help_panel=_USE,
+    epilog=_example(
+        "groundwire ingest handbook/ --readers 'tenant:*'",
+        "groundwire collections create hr",
+        "groundwire ingest handbook/ --readers group:hr --collection hr",
+    ),
 )(ingest.ingest)
+app.add_typer(
+    collections.app,
+    name="collections",
+    rich_help_panel=_USE,
+    epilog=_example(
+        "groundwire collections create hr --readers group:hr",
+        "groundwire collections list",
+        "groundwire collections show hr --output json | jq .document_count",
+        "groundwire collections update hr --readers group:hr,user:ann",
+    ),
+)
 app.command(
     "ask",
     rich_help_panel=_USE,
@@ -102,7 +123,16 @@ app.command(
     rich_help_panel=_LOOK,
     epilog=_example("groundwire restore /backups/monday --keys /elsewhere/keys-monday --data-dir ./data"),
 )(backup.restore)
-app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
+app.add_typer(
+    audit.app,
+    name="audit",
+    rich_help_panel=_LOOK,
+    epilog=_example(
+        "groundwire audit list --denied --since 2026-01-01T00:00:00Z",
+        "groundwire audit list --limit 1000 --output json | jq '.[].principal'",
+        "groundwire audit export > audit.jsonl",
+    ),
+)
 app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status", "groundwire status --watch"))(
     inspect.status
 )
@@ -150,9 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # gRPC's own log lines on stderr say nothing that our errors do not say better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     debug = "--debug" in given
+    replace_what_cannot_be_shown()
     before = os.environ.get("GROUNDWIRE_CONFIG")
     try:
-        code = app(given, prog_name="groundwire", standalone_mode=False)
+        code = show_plainly(get_command(app))(given, prog_name="groundwire", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else ExitCode.OK
     except KeyboardInterrupt:
@@ -182,7 +213,9 @@ def _report(error: Exception) -> int:
         message = f"something unexpected went wrong ({type(error).__name__}: {error})"
         lines = [f"error: {message}; run the command again with `groundwire --debug …` and report what it shows"]
         code = int(ExitCode.FAILED)
-    print("\n".join(lines), file=sys.stderr)
+    said = "\n".join(lines)
+    # Elsewhere a message is a line, to be searched for.
+    print(fitted(said, get_terminal_size().columns) if sys.stderr.isatty() else said, file=sys.stderr)
     return code
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from cli.options import (
     globals_of,
 )
 from cli.output import Format, Screen
+
+if TYPE_CHECKING:
+    from services.runtime.settings import Settings
 
 
 class Mode(StrEnum):
@@ -76,7 +79,8 @@ def ask(
         max_tokens=max_tokens,
     )
     asked = work.Question(request, stream=not no_stream, patience=timeout)
-    asyncio.run(work.ask(Screen(output), where, asked, tls=settings.tls))
+    at = _of_same_mesh(settings, address)
+    asyncio.run(work.ask(Screen(output), where, asked, tls=settings.tls, collections_at=at))
 
 
 def search(
@@ -113,7 +117,13 @@ def search(
         rerank=pb.RerankMode.Value(f"RERANK_MODE_{rerank.name}"),
         stores=store or (),
     )
-    asyncio.run(run(Screen(output), where, request, timeout, tls=settings.tls))
+    at = _of_same_mesh(settings, address)
+    asyncio.run(run(Screen(output), where, request, timeout, tls=settings.tls, collections_at=at))
+
+
+def _of_same_mesh(settings: Settings, given: str | None) -> str | None:
+    """The ingestion service beside the one that is called; None where an --address may be that of another mesh."""
+    return settings.address("ingestion") if given is None else None
 
 
 def _read(text: str) -> str:

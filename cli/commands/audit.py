@@ -47,7 +47,7 @@ def list_(
     address: AddressOption = None,
     output: OutputOption = Format.AUTO,
 ) -> None:
-    """Show events of your tenant, the oldest first."""
+    """Show the newest events of your tenant, the newest last; a line says when there are older ones."""
     from cli.audit import event_filter, show_events  # noqa: PLC0415 - grpc is only needed now
 
     wanted = event_filter(principal, method, document, request_id, denied=denied, since=since, until=until)
