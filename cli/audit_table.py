@@ -90,7 +90,9 @@ def table(events: Sequence[Shown], width: int) -> Iterator[Text]:
 
 
 def _row(event: Shown, time: str) -> tuple[str, ...]:
-    return (event.index, event.time.strftime(time), event.who, event.method, _outcome(event), event.what)
+    # The service goes without saying, but for commands, which have none.
+    method = event.method.rpartition("/")[2]
+    return (event.index, event.time.strftime(time), event.who, method, _outcome(event), event.what)
 
 
 def _outcome(event: Shown) -> str:

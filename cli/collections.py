@@ -30,8 +30,10 @@ _PAGE = 200
 _DAY = 86_400
 # Names that an error lists, and those among which it looks for one that was meant.
 _NAMED, _LOOKED_AT = 8, 50
-# What a table's columns need beside the name and the readers, which share the rest.
-_OTHERS = 46
+# What a table's other columns need, with their gaps; the name and the readers share the rest.
+_OTHERS = 42
+# Readers that a table names; `collections show` names all.
+_READERS = 3
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,9 @@ def _show_one(screen: Screen, collection: pb.Collection) -> None:
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="cyan", no_wrap=True)
-    table.add_column(ratio=1)
+    table.add_column(ratio=1, overflow="fold")
     for name, value in facts.items():
-        table.add_row(name.capitalize(), value)
+        table.add_row(name.capitalize(), value.replace(",", ", ") if name == "default readers" else value)
     screen.table(table)
 
 
@@ -181,13 +183,19 @@ def _table(collections: Sequence[pb.Collection], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("Name", style="cyan", no_wrap=True)
     table.add_column("Documents", justify="right", no_wrap=True)
-    table.add_column("Default readers")
+    table.add_column("Default readers", no_wrap=True)
     table.add_column("Retention", no_wrap=True)
     table.add_column("Created (UTC)", no_wrap=True)
-    room = max(16, (width - _OTHERS) // 2)
+    names = min(max((len(collection.name) for collection in collections), default=0), max(16, (width - _OTHERS) // 2))
+    room = max(16, width - _OTHERS - names)
     for collection in collections:
         name, count, readers, retention, created = _cells(collection)
-        table.add_row(shortened(name, room), count, readers.replace(",", ", "), retention, created[:10])
+        first, *more = readers.split(",")
+        lines = [first, *more[: _READERS - 1]]
+        if rest := more[_READERS - 1 :]:
+            lines.append(f"and {len(rest)} more")
+        shown = "\n".join(shortened(line, room) for line in lines)
+        table.add_row(shortened(name, names), count, shown, retention, created[:10])
     return table
 
 

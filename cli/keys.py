@@ -202,7 +202,7 @@ async def shred(screen: Screen, settings: Settings, tenant: str, *, confirmed: s
             }
         )
     else:
-        screen.text(
+        screen.say(
             f"tenant {clean(receipt.tenant)}: shredded {_iso(receipt.shred_time)}, "
             f"{plural(receipt.keys_destroyed, 'key')} destroyed"
         )

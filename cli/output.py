@@ -61,6 +61,10 @@ class Screen:
             sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
+    def say(self, *sentences: str) -> None:
+        """Sentences on stdout: in lines that fit where people look at a terminal, one line each elsewhere."""
+        self.text(*(fitted(said, self.out.width) if self.pretty and self.terminal else said for said in sentences))
+
     def table(self, renderable: RenderableType) -> None:
         """Something of rich's on stdout."""
         self.out.print(renderable)

@@ -46,7 +46,7 @@ def show_backup(screen: Screen, target: Path, manifest: Manifest, digest: str) -
         screen.json({"path": str(target), **_document(manifest, digest)})
     else:
         _show_collections(screen, manifest.collections)
-        screen.text(f"{target}: {_summary(manifest)}", f"sha256 {digest}")
+        screen.say(f"{target}: {_summary(manifest)}", f"sha256 {digest}")
     if manifest.lacking:
         shown = [f"{e.tenant}/{e.collection}/{e.document_id}" for e in manifest.lacking[:_LACKING_SHOWN]]
         more = len(manifest.lacking) - len(shown)
@@ -65,7 +65,7 @@ def show_keys(screen: Screen, file: Path, names: Sequence[str], settings: Settin
         if alone:
             screen.json({"path": str(file), "keys": list(names)})
     else:
-        screen.text(f"{file}: " + ", ".join(_NAMES[name] for name in names))
+        screen.say(f"{file}: " + ", ".join(_NAMES[name] for name in names))
     screen.note(
         f"Not in it: the master key{_master_key(settings)}. Keep a copy of that in a third place; this file away from the "
         "backups of the data, and no longer than you need it: keys that are shredded later are still in it."
@@ -83,7 +83,7 @@ def show_verified(screen: Screen, manifest: Manifest, digest: str) -> None:
         screen.json({"intact": True, **_document(manifest, digest)})
     else:
         _show_collections(screen, manifest.collections)
-        screen.text(f"intact: {_summary(manifest)}", f"sha256 {digest}")
+        screen.say(f"intact: {_summary(manifest)}", f"sha256 {digest}")
 
 
 def show_restored(screen: Screen, manifest: Manifest, outcome: Outcome) -> None:
@@ -105,7 +105,7 @@ def show_restored(screen: Screen, manifest: Manifest, outcome: Outcome) -> None:
     _show_collections(screen, outcome.collections)
     documents = sum(one.documents for one in outcome.collections)
     chunks = sum(one.chunks for one in outcome.collections)
-    screen.text(
+    screen.say(
         f"restored and verified: {plural(documents, 'document')} in {plural(chunks, 'passage')}, {_log(manifest, outcome)}"
     )
 

@@ -9,10 +9,8 @@ import sys
 import textwrap
 
 _HANDLER = "groundwire.shown"
-# What commands write themselves has a meaning that is worth keeping; what documents say is replaced.
-_PLAIN = str.maketrans(
-    {"…": "...", "·": "-", "–": "-", "—": "-", "“": '"', "”": '"', "‘": "'", "’": "'", "→": "->", "❯": ">", "✓": "+"}
-)
+# What commands write themselves has a meaning that is worth keeping, in one column each: tables stay aligned.
+_PLAIN = {"…": "*", "·": "-", "–": "-", "—": "-", "“": '"', "”": '"', "‘": "'", "’": "'", "❯": ">", "✓": "+", "✗": "x"}
 # A command in backticks is copied by people: it stays on one line, unless it is nearly one itself.
 _COMMAND = re.compile(r"`[^`\n]{1,48}`")
 _KEPT = "\0"
@@ -41,7 +39,7 @@ def fitted(text: str, width: int) -> str:
     for line in kept.split("\n"):
         indent = line[: len(line) - len(line.lstrip(" "))]
         lines += textwrap.wrap(
-            line,
+            line.lstrip(" "),
             max(width, 20),
             initial_indent=indent,
             subsequent_indent=indent + "  ",
@@ -54,11 +52,8 @@ def fitted(text: str, width: int) -> str:
 def _shown(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    replaced = []
-    for character in error.object[error.start : error.end]:
-        plain = character.translate(_PLAIN)
-        replaced.append(plain if plain != character else "?")
-    return "".join(replaced), error.end
+    shown = "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end])
+    return shown, error.end
 
 
 codecs.register_error(_HANDLER, _shown)
