@@ -108,13 +108,26 @@ def say_how_to_go_on(screen: Screen, report: Report) -> None:
     """What an interruption left undone, and that the same command does it."""
     if not report.signal:
         return
-    undone = [f"{plural(report.not_sent, 'document')} not sent"] if report.not_sent else []
+    taken = len(report.results) - len(report.failed)
+    parts = [f"{plural(taken, 'document')} {_are(taken)} taken in" if taken else "nothing is taken in"]
+    if report.not_sent:
+        parts.append(f"{plural(report.not_sent, 'document')} {_were(report.not_sent)} not sent")
     if report.cut_off:
-        undone.append(f"{plural(report.cut_off, 'document')} cut off on the way, which may have been taken in")
+        parts.append(
+            f"{plural(report.cut_off, 'document')} {_were(report.cut_off)} cut off on the way and may have been taken in"
+        )
     screen.note(
-        f"interrupted: {' and '.join(undone)}; the same command goes on from here and skips what is unchanged",
+        f"interrupted: {', '.join(parts)}; the same command goes on from here and skips what is unchanged",
         style="yellow",
     )
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _summary(report: Report) -> str:
