@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 
+def example(*lines: str) -> str:
+    """The end of a command's help: command lines that work."""
+    return "\n\n".join(f"[dim]$[/dim] {line}" for line in lines)
+
+
 def show_plainly(command: Any) -> Any:
     """Leave types out where they say nothing (``<bool>`` behind a flag), in ``command`` and those below it.
 

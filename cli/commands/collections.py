@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import usage
+from cli.help import example
 from cli.options import AddressOption, OutputOption, globals_of
 from cli.output import Format, Screen
 
@@ -37,7 +38,10 @@ RetentionOption = Annotated[
 ]
 
 
-@app.command("list")
+@app.command(
+    "list",
+    epilog=example("groundwire collections list", "groundwire collections list --output json | jq -r '.[].name'"),
+)
 def list_(context: typer.Context, address: AddressOption = None, output: OutputOption = Format.AUTO) -> None:
     """Show the collections of your tenant by name, and how many of their documents you may read."""
     from cli import collections as work  # noqa: PLC0415 - grpc is only needed now
@@ -45,7 +49,7 @@ def list_(context: typer.Context, address: AddressOption = None, output: OutputO
     asyncio.run(work.list_all(Screen(output), _where(context, address)))
 
 
-@app.command("create")
+@app.command("create", epilog=example("groundwire collections create hr --readers group:hr,user:ann"))
 def create(
     context: typer.Context,
     name: NameArgument,
@@ -64,7 +68,7 @@ def create(
     asyncio.run(work.create(Screen(output), _where(context, address), name, who, retention))
 
 
-@app.command("show")
+@app.command("show", epilog=example("groundwire collections show hr"))
 def show(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help='Its name; default: "default".')] = "",
@@ -77,7 +81,7 @@ def show(
     asyncio.run(work.show(Screen(output), _where(context, address), name))
 
 
-@app.command("update")
+@app.command("update", epilog=example("groundwire collections update hr --readers 'tenant:*'"))
 def update(
     context: typer.Context,
     name: NameArgument,

@@ -20,7 +20,8 @@ from tests.support.mesh import Mesh, open_mesh
 from tests.support.processes import PATIENCE, ROOT
 
 GUIDE = ROOT / "docs" / "operations.md"
-_NAMES = ("store", "ingestion", "retrieval", "generation", "query")
+_NAMES = ("store", "witness", "audit", "ingestion", "retrieval", "generation", "query")
+_CATALOG = ("store", "witness", "audit", "ingestion")
 
 
 @dataclass(frozen=True)
@@ -48,49 +49,55 @@ async def terminal() -> AsyncIterator[Terminal]:
         yield Terminal(mesh)
 
 
-async def test_a_collection_is_made_listed_changed_and_shown(terminal: Terminal) -> None:
-    made = await terminal.run("collections", "create", "hr", "--readers", "group:hr, user:ann", "--retention", "30")
+@pytest.fixture
+async def catalog() -> AsyncIterator[Terminal]:
+    async with open_mesh(names=_CATALOG) as mesh:
+        yield Terminal(mesh)
+
+
+async def test_a_collection_is_made_listed_changed_and_shown(catalog: Terminal) -> None:
+    made = await catalog.run("collections", "create", "hr", "--readers", "group:hr, user:ann", "--retention", "30")
     assert (made.returncode, made.stderr.count("\n")) == (0, 1)
     assert "nothing deletes documents by itself yet" in made.stderr
     lines = made.stdout.splitlines()
     assert lines[:4] == ["name: hr", "documents: 0", "default readers: group:hr,user:ann", "retention: 30 days"]
-    listed = await terminal.run("collections", "list")
+    listed = await catalog.run("collections", "list")
     assert [line.split("\t")[:4] for line in listed.stdout.splitlines()] == [
         ["default", "0", "owner alone", "no limit"],
         ["hr", "0", "group:hr,user:ann", "30 days"],
     ]
-    changed = await terminal.run("collections", "update", "hr", "--retention", "0", "--output", "json")
+    changed = await catalog.run("collections", "update", "hr", "--retention", "0", "--output", "json")
     document = json.loads(changed.stdout)
     assert document["default_access"] == {"readers": ["group:hr", "user:ann"]}
     assert (document["name"], document["retention"], document["document_count"]) == ("hr", None, 0)
-    shown = await terminal.run("collections", "show", "hr", "--output", "json")
+    shown = await catalog.run("collections", "show", "hr", "--output", "json")
     assert json.loads(shown.stdout) == document
-    default = await terminal.run("collections", "show", "--output", "json")
+    default = await catalog.run("collections", "show", "--output", "json")
     assert json.loads(default.stdout)["name"] == "default"
-    everything = json.loads((await terminal.run("collections", "list", "--output", "json")).stdout)
+    everything = json.loads((await catalog.run("collections", "list", "--output", "json")).stdout)
     assert [one["name"] for one in everything] == ["default", "hr"]
 
 
-async def test_every_collection_is_listed_over_pages(terminal: Terminal) -> None:
+async def test_every_collection_is_listed_over_pages(catalog: Terminal) -> None:
     names = [f"c{n:03}" for n in range(230)]
     for name in names:
-        await terminal.mesh.ingestion.CreateCollection(pb.CreateCollectionRequest(name=name))
-    listed = await terminal.run("collections", "list")
+        await catalog.mesh.ingestion.CreateCollection(pb.CreateCollectionRequest(name=name))
+    listed = await catalog.run("collections", "list")
     assert [line.split("\t")[0] for line in listed.stdout.splitlines()] == [*names, "default"]
-    table = (await terminal.run("collections", "list", "--output", "table")).stdout.splitlines()
+    table = (await catalog.run("collections", "list", "--output", "table")).stdout.splitlines()
     assert len(table) == 232
     assert max(map(len, table)) <= 80
-    told = await terminal.run("collections", "show", "nowhere")
+    told = await catalog.run("collections", "show", "nowhere")
     assert "there are c000, c001, c002, c003, c004, c005, c006, c007, … (`groundwire collections list`)." in told.stderr
 
 
-async def test_a_table_fits_whatever_it_has_to_show(terminal: Terminal) -> None:
+async def test_a_table_fits_whatever_it_has_to_show(catalog: Terminal) -> None:
     readers = ",".join(f"user:someone.with.a.long.name.{n}@example.org" for n in range(5))
     name = "legal-and-compliance-" * 6
-    await terminal.run("collections", "create", name[:128].rstrip("-"), "--readers", readers)
+    await catalog.run("collections", "create", name[:128].rstrip("-"), "--readers", readers)
     for columns in (80, 120):
         for command in (("list",), ("show", name[:128].rstrip("-"))):
-            shown = await terminal.run("collections", *command, "--output", "table", COLUMNS=str(columns))
+            shown = await catalog.run("collections", *command, "--output", "table", COLUMNS=str(columns))
             assert max(map(len, shown.stdout.splitlines())) <= columns
     assert "someone.with.a.long.name.4@example.org" in shown.stdout
 
@@ -128,23 +135,19 @@ async def test_what_the_ingestion_service_does_not_tell_is_left_out(terminal: Te
     assert told.stderr.startswith("error: there is no collection legal; `groundwire collections list` shows")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "told"),
-    [
+async def test_what_is_wrong_is_said(catalog: Terminal) -> None:
+    await catalog.run("collections", "list")  # which makes the one that always exists
+    for arguments, code, told in (
         (["create", "default"], 4, "`groundwire collections show default` shows it"),
         (["create", "../etc"], 4, "name: must be 1 to 128 letters"),
         (["create", "hr", "--readers", "everybody"], 2, "reader 'everybody': must be 'user:NAME'"),
         (["create", "hr", "--retention", "36501"], 2, "--retention"),
         (["update", "default"], 2, "say what to change: --readers LIST, --retention DAYS, or both"),
         (["delete", "default"], 2, "No such command 'delete'"),
-    ],
-)
-async def test_what_is_wrong_is_said(terminal: Terminal, arguments: list[str], code: int, told: str) -> None:
-    if arguments == ["create", "default"]:
-        await terminal.run("collections", "list")  # which makes the one that always exists
-    ended = await terminal.run("collections", *arguments)
-    assert (ended.returncode, ended.stdout) == (code, "")
-    assert told in ended.stderr
+    ):
+        ended = await catalog.run("collections", *arguments)
+        assert (ended.returncode, ended.stdout) == (code, ""), arguments
+        assert told in ended.stderr
 
 
 async def test_the_commands_of_the_guide_work(terminal: Terminal, tmp_path: Path) -> None:

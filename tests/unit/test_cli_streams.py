@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,3 +131,32 @@ def test_the_help_of_every_command_fits_and_names_no_types(
     assert max(map(cell_len, shown.splitlines())) <= columns
     for noise in ("<bool>", "<str>", "<path>", "<list[", "Path]"):
         assert noise not in shown
+
+
+@pytest.mark.parametrize("path", [path for path in _commands(get_command(cli_main.app)) if path and path != ("_mesh",)])
+def test_the_examples_in_help_are_command_lines_that_are_understood(path: tuple[str, ...]) -> None:
+    command = get_command(cli_main.app)
+    for name in path:
+        command = getattr(command, "commands")[name]  # noqa: B009 - groups alone have them
+    lines = re.findall(r"\[dim\]\$\[/dim\] (.*)", command.epilog or "")
+    assert lines, "every command shows how it is used"
+    understood = 0
+    for line in lines:
+        # What stands before and behind the command is the shell's.
+        for part in re.split(r"\||>|\$\(|\)", line):
+            words = shlex.split(part)
+            if words[:1] == ["groundwire"]:
+                understood += _understood(get_command(cli_main.app), words[1:], path)
+    assert understood
+
+
+def _understood(command: Any, words: list[str], path: tuple[str, ...]) -> bool:
+    """Parse ``words`` as the command line would, without running anything; whether they are of ``path``."""
+    context = command.make_context("groundwire", list(words))
+    named: tuple[str, ...] = ()
+    while hasattr(command, "resolve_command"):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = command.resolve_command(context, rest)
+        named += (name,)
+        context = command.make_context(name, rest, parent=context)
+    return named[: len(path)] == path
