@@ -79,7 +79,7 @@ async def _show_as_it_comes(screen: Screen, channel: grpc.aio.Channel, question:
     if screen.out.no_color:
         paper = Typewriter(width=min(screen.out.width, _WIDTH), height=screen.out.height, colour=False)
     response = None
-    with screen.err.status("Looking for passages …") as status:
+    with screen.busy("Looking for passages …") as status:
         async for event in _events(channel, question):
             match event.WhichOneof("event"):
                 case "retrieval":

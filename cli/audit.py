@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.protobuf.json_format import MessageToDict
 
-from cli.audit_table import cells, shown, table
+from cli.audit_table import cells, following, shown, table
 from cli.audit_verify import show_report
 from cli.client import connect
 from cli.errors import CliError, ExitCode, usage
@@ -64,7 +64,8 @@ async def show_events(screen: Screen, where: Where, wanted: pb.EventFilter, limi
     """The newest ``limit`` events, the newest last; the exit code."""
     async with connect("audit", where.address, where.tls) as channel:
         # One more tells whether there are more. The service goes back from the newest: nothing older is read.
-        found = [logged async for logged in _events(channel, wanted, limit + 1, newest_first=True)]
+        with screen.busy("Looking through the log …"):
+            found = [logged async for logged in _events(channel, wanted, limit + 1, newest_first=True)]
     events = found[limit - 1 :: -1] if len(found) > limit else found[::-1]
     if screen.format is Format.JSON:
         screen.json([_as_json(logged) for logged in events])
@@ -163,6 +164,10 @@ async def _events(
 
 
 def _print_line(screen: Screen, logged: pb.LoggedEvent) -> None:
+    if screen.format is Format.TABLE:
+        for row in following(shown(logged), screen.out.width):
+            screen.table(row)
+        return
     line = json.dumps(_as_json(logged)) if screen.format is Format.JSON else "\t".join(cells(shown(logged)))
     sys.stdout.write(line + "\n")
     sys.stdout.flush()

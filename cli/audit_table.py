@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import grpc
-from rich.cells import cell_len, set_cell_size
+from rich.cells import set_cell_size
 from rich.text import Text
 
+from cli.tables import GAP, narrowed
 from cli.text import one_line, plural, shortened
 from groundwire.audit.v1 import audit_service_pb2 as pb
 
 _STAGES = {pb.STAGE_BEGUN: "begun", pb.STAGE_INTERRUPTED: "interrupted"}
 _HEADS = ("Index", "Time (UTC)", "Who", "Method", "Outcome", "What")
-_GAP = 2
-# However long a name is, at least so much of it is shown.
-_LEAST = 12
+# What events usually need in each column: lines that follow each other are aligned without knowing the next one.
+_USUAL = (7, 19, 14, 15, 9)
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,17 @@ def table(events: Sequence[Shown], width: int) -> Iterator[Text]:
     Where not everything fits into a row, a line of its own gives the date, and what was acted on stands below.
     """
     whole = [_row(event, "%Y-%m-%d %H:%M:%S") for event in events]
-    widths = _widths([_HEADS, *whole])
-    if sum(widths) + _GAP * (len(widths) - 1) <= width:
+    widths = narrowed(_HEADS, whole, width, ())
+    if sum(widths) + GAP * (len(widths) - 1) <= width:
         yield Text(_line(_HEADS, widths), style="bold")
         for event, row in zip(events, whole, strict=True):
             yield _styled(event, row, widths)
         return
     heads = ("Index", "UTC", *_HEADS[2:5])
     rows = [_row(event, "%H:%M:%S")[:5] for event in events]
-    widths = _widths([heads, *rows])
-    for column in (2, 3):  # who and what they called are the only ones without a longest
-        beyond = sum(widths) + _GAP * (len(widths) - 1) - width
-        widths[column] -= min(max(beyond, 0), max(widths[column] - _LEAST, 0))
+    widths = narrowed(heads, rows, width, (2, 3))
     yield Text(_line(heads, widths), style="bold")
-    indent = " " * (widths[0] + _GAP)
+    indent = " " * (widths[0] + GAP)
     date = None
     for event, row in zip(events, rows, strict=True):
         if event.time.date() != date:
@@ -86,7 +83,26 @@ def table(events: Sequence[Shown], width: int) -> Iterator[Text]:
             yield Text(f"{indent}{date.isoformat()}", style="bold")
         yield _styled(event, row, widths)
         if event.what:
-            yield Text(f"{indent}{shortened(event.what, width - len(indent))}", style="dim")
+            yield _below(event, widths, width)
+
+
+def following(event: Shown, width: int) -> Iterator[Text]:
+    """The lines of an event that follows others, and is followed by others, of at most ``width`` columns."""
+    row = _row(event, "%Y-%m-%d %H:%M:%S")
+    least = [" " * count for count in _USUAL]
+    widths = narrowed([*least, ""], [row], width, ())
+    if sum(widths) + GAP * (len(widths) - 1) <= width:
+        yield _styled(event, row, widths)
+        return
+    widths = narrowed(least, [row[:5]], width, (2, 3))
+    yield _styled(event, row[:5], widths)
+    if event.what:
+        yield _below(event, widths, width)
+
+
+def _below(event: Shown, widths: Sequence[int], width: int) -> Text:
+    indent = " " * (widths[0] + GAP)
+    return Text(f"{indent}{shortened(event.what, width - len(indent))}", style="dim")
 
 
 def _row(event: Shown, time: str) -> tuple[str, ...]:
@@ -101,13 +117,9 @@ def _outcome(event: Shown) -> str:
     return f"denied, {event.outcome}" if refused else event.outcome
 
 
-def _widths(rows: Iterable[Sequence[str]]) -> list[int]:
-    return [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-
-
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     parts = [set_cell_size(shortened(text, width), width) for text, width in zip(row, widths, strict=True)]
-    return (" " * _GAP).join([shortened(row[0], widths[0]).rjust(widths[0]), *parts[1:]]).rstrip()
+    return (" " * GAP).join([shortened(row[0], widths[0]).rjust(widths[0]), *parts[1:]]).rstrip()
 
 
 def _styled(event: Shown, row: Sequence[str], widths: Sequence[int]) -> Text:

@@ -16,7 +16,8 @@ from cli.client import connect, open_channel
 from cli.errors import CliError, ExitCode
 from cli.output import Format, Screen
 from cli.rpc_errors import info_of
-from cli.text import clean, one_line, plural, shortened
+from cli.tables import fitted_table
+from cli.text import clean, one_line, plural
 from groundwire.common.v1 import core_pb2
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
@@ -30,8 +31,6 @@ _PAGE = 200
 _DAY = 86_400
 # Names that an error lists, and those among which it looks for one that was meant.
 _NAMED, _LOOKED_AT = 8, 50
-# What a table's other columns need, with their gaps; the name and the readers share the rest.
-_OTHERS = 42
 # Readers that a table names; `collections show` names all.
 _READERS = 3
 
@@ -88,7 +87,8 @@ async def list_all(screen: Screen, where: Where) -> None:
             async for collection in _collections(channel):
                 screen.text("\t".join(_cells(collection)))
             return
-        found = [collection async for collection in _collections(channel)]
+        with screen.busy("Listing collections …"):
+            found = [collection async for collection in _collections(channel)]
     if screen.format is Format.JSON:
         screen.json([_document(collection) for collection in found])
     else:
@@ -180,23 +180,15 @@ def _show_one(screen: Screen, collection: pb.Collection) -> None:
 
 
 def _table(collections: Sequence[pb.Collection], width: int) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("Name", style="cyan", no_wrap=True)
-    table.add_column("Documents", justify="right", no_wrap=True)
-    table.add_column("Default readers", no_wrap=True)
-    table.add_column("Retention", no_wrap=True)
-    table.add_column("Created (UTC)", no_wrap=True)
-    names = min(max((len(collection.name) for collection in collections), default=0), max(16, (width - _OTHERS) // 2))
-    room = max(16, width - _OTHERS - names)
+    rows = []
     for collection in collections:
         name, count, readers, retention, created = _cells(collection)
-        first, *more = readers.split(",")
-        lines = [first, *more[: _READERS - 1]]
-        if rest := more[_READERS - 1 :]:
-            lines.append(f"and {len(rest)} more")
-        shown = "\n".join(shortened(line, room) for line in lines)
-        table.add_row(shortened(name, names), count, shown, retention, created[:10])
-    return table
+        lines = readers.split(",")
+        if len(lines) > _READERS:
+            lines[_READERS:] = [f"and {len(lines) - _READERS} more"]
+        rows.append((name, count, "\n".join(lines), retention, created[:10]))
+    heads = ("Name", "Documents", "Default readers", "Retention", "Created (UTC)")
+    return fitted_table(heads, rows, width, yielding=("Name", "Default readers"), right=("Documents",))
 
 
 def _cells(collection: pb.Collection) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from rich.text import Text
 from cli.documents import Entry
 from cli.errors import ExitCode
 from cli.output import Format, Screen
-from cli.text import clean, one_line, plural, seconds
+from cli.tables import GAP
+from cli.text import clean, one_line, plural, seconds, shortened
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,13 @@ def show(screen: Screen, report: Report) -> None:
     if failed and screen.format is Format.TABLE:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("Reason", style="red", no_wrap=True)
-        table.add_column("File", ratio=1, overflow="fold")
-        table.add_column("What to know", ratio=2)
+        table.add_column("File and what to know", ratio=1, overflow="fold")
+        room = screen.out.width - max(len(result.reason) for result in failed) - GAP
         last = ""
         for result in failed:
-            table.add_row(
-                "" if result.reason == last else result.reason, _printable(result.entry.shown), Text(result.message)
-            )
+            name = shortened(_printable(result.entry.shown), room)
+            cell = Text.assemble((name, "cyan"), "\n", result.message)
+            table.add_row("" if result.reason == last else result.reason, cell)
             last = result.reason
         screen.table(table)
     elif failed:

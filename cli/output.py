@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.status import Status
 
 from cli.streams import fitted, is_unicode
 
@@ -68,6 +69,10 @@ class Screen:
     def table(self, renderable: RenderableType) -> None:
         """Something of rich's on stdout."""
         self.out.print(renderable)
+
+    def busy(self, message: str) -> Status:
+        """That something takes a while, on a terminal's stderr, while the context lasts or until it is stopped."""
+        return self.err.status(message, spinner="dots" if is_unicode(sys.stderr) else "line")
 
     def note(self, message: str, style: str | None = None) -> None:
         """A remark on stderr: in lines that fit on a terminal, one line elsewhere."""

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.table import Table
-
 from cli.errors import ExitCode
 from cli.output import Format, Screen
+from cli.tables import fitted_table
 from cli.text import clean, plural
 from cli.text import size as as_size
 from services.backup.backup import known_keys
@@ -179,14 +178,9 @@ def _show_collections(screen: Screen, collections: Sequence[_Counted]) -> None:
     if screen.format is not Format.TABLE:
         screen.text(*(f"{clean(c.tenant)}\t{clean(c.collection)}\t{c.documents}\t{c.chunks}" for c in collections))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("Tenant", "Collection"):
-        table.add_column(name, overflow="fold")
-    for name in ("Documents", "Passages"):
-        table.add_column(name, justify="right")
-    for one in collections:
-        table.add_row(clean(one.tenant), clean(one.collection), f"{one.documents:,}", f"{one.chunks:,}")
-    screen.table(table)
+    heads = ("Tenant", "Collection", "Documents", "Passages")
+    rows = [(clean(one.tenant), clean(one.collection), f"{one.documents:,}", f"{one.chunks:,}") for one in collections]
+    screen.table(fitted_table(heads, rows, screen.out.width, yielding=heads[:2], right=heads[2:]))
 
 
 def _summary(manifest: Manifest) -> str:
