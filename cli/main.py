@@ -205,6 +205,9 @@ def _report(error: Exception) -> int:
     elif callable(getattr(error, "format_message", None)):
         # Typer's own errors, whose class depends on its version.
         lines, code = _usage_lines(error), int(getattr(error, "exit_code", ExitCode.USAGE))
+    elif isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        # No message can carry it; output is never the reason, because streams replace what they lack.
+        lines, code = [f"error: {error.object!a} is not text in UTF-8"], int(ExitCode.USAGE)
     else:
         message = f"something unexpected went wrong ({type(error).__name__}: {error})"
         lines = [f"error: {message}; run the command again with `groundwire --debug …` and report what it shows"]

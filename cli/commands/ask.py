@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +25,8 @@ from cli.output import Format, Screen
 
 if TYPE_CHECKING:
     from services.runtime.settings import Settings
+
+_HALF = re.compile("[\udc80-\udcff]")
 
 
 class Mode(StrEnum):
@@ -128,8 +132,12 @@ def _of_same_mesh(settings: Settings, given: str | None) -> str | None:
 
 def _read(text: str) -> str:
     if text != "-":
-        return text
-    read = sys.stdin.read().strip()
+        # Where the locale is not UTF-8, Python keeps the bytes that it does not know as half characters.
+        return os.fsencode(text).decode("utf-8", "replace") if _HALF.search(text) else text
+    try:
+        read = sys.stdin.buffer.read().decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise usage(f"stdin is not text in UTF-8: {error.reason} at byte {error.start:,}") from None
     if not read:
         raise usage("stdin was empty; pipe the question in, or give it as the argument")
     return read
