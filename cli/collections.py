@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from groundwire.ingestion.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
 _TIMEOUT = 30.0
+# An error does not wait longer for what it could say besides.
+_HINT_TIMEOUT = 3.0
 _PAGE = 200
 _DAY = 86_400
 # Names that an error lists, and those among which it looks for one that was meant.
@@ -106,7 +108,7 @@ async def unknown(name: str, address: str | None, tls: TlsOptions | None) -> Cli
         channel = open_channel(address, tls)
         with suppress(grpc.aio.AioRpcError):
             request = pb.ListCollectionsRequest(page_size=_LOOKED_AT)
-            listed = await _stub(channel).ListCollections(request, timeout=_TIMEOUT)
+            listed = await _stub(channel).ListCollections(request, timeout=_HINT_TIMEOUT)
             names = [clean(collection.name) for collection in listed.collections]
         await channel.close()
     if not names:
@@ -204,7 +206,7 @@ def _cells(collection: pb.Collection) -> tuple[str, ...]:
 def _readers(collection: pb.Collection) -> str:
     if not collection.HasField("default_access"):
         return "owner alone"
-    return ",".join(one_line(reader) for reader in collection.default_access.readers) or "nobody"
+    return ",".join(one_line(reader) for reader in collection.default_access.readers) or "none"
 
 
 def _retention(collection: pb.Collection) -> str:
