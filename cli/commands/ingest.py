@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.errors import usage
+from cli.errors import CliError, ExitCode, usage
 from cli.options import AddressOption, OutputOption, TimeoutOption, globals_of
 from cli.output import Format, Screen
 from cli.text import plural
@@ -58,7 +58,10 @@ def ingest(
     settings = globals_of(context).load(Settings)
     where = address or settings.address("ingestion")
     screen = Screen(output)
-    found = find(paths or [], manifest, who)
+    try:
+        found = find(paths or [], manifest, who)
+    except KeyboardInterrupt:
+        raise CliError("interrupted before anything was sent: nothing is taken in", code=ExitCode.INTERRUPTED) from None
     if not found.entries:
         raise usage(
             "no document was found; files in folders must end in .md .txt .html .pdf or .docx (or the like)",

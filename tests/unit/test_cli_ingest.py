@@ -18,6 +18,7 @@ import pytest
 from cli.documents import find, skipped_by_type
 from cli.ingest import ingest_until_interrupted
 from cli.ingest_report import Report, exit_code, say_how_to_go_on, show
+from cli.main import main
 from cli.output import Format, Screen
 from cli.progress import Lines
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
@@ -193,6 +194,17 @@ async def test_ctrl_c_when_everything_is_on_its_way_interrupts_nothing(trial: Tr
     assert (code, "interrupted" in err) == (0, False)
 
 
+def test_ctrl_c_before_anything_is_sent_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cli.documents.find", interrupted)
+    assert main(["ingest", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "error: interrupted before anything was sent: nothing is taken in\n"
+
+
 # --- what is skipped ------------------------------------------------------------------------------------------------
 
 
@@ -235,8 +247,6 @@ def test_many_types_are_told_in_one_line() -> None:
 
 
 def test_a_folder_without_documents_says_what_is_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from cli.main import main
-
     assert main(["ingest", str(_tree(tmp_path, "a.png", "b.png"))]) == 2
     assert capsys.readouterr().err.splitlines()[1:] == ["  skipped 2: 2 .png"]
 
