@@ -41,9 +41,16 @@ class Question:
     patience: float = 120.0
 
 
-async def ask(screen: Screen, address: str, question: Question, *, tls: TlsOptions | None = None) -> pb.QueryResponse:
-    """Ask and show the answer; returns the complete response."""
-    async with connect("query", address, tls) as channel:
+async def ask(
+    screen: Screen,
+    address: str,
+    question: Question,
+    *,
+    tls: TlsOptions | None = None,
+    collections_at: str | None = None,
+) -> pb.QueryResponse:
+    """Ask and show the answer; returns the complete response. ``collections_at``: see :func:`connect`."""
+    async with connect("query", address, tls, collections_at=collections_at) as channel:
         if question.stream and screen.pretty and screen.terminal:
             response = await _show_as_it_comes(screen, channel, question)
         else:
@@ -72,7 +79,7 @@ async def _show_as_it_comes(screen: Screen, channel: grpc.aio.Channel, question:
     if screen.out.no_color:
         paper = Typewriter(width=min(screen.out.width, _WIDTH), height=screen.out.height, colour=False)
     response = None
-    with screen.err.status("Looking for passages …") as status:
+    with screen.busy("Looking for passages …") as status:
         async for event in _events(channel, question):
             match event.WhichOneof("event"):
                 case "retrieval":

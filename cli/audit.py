@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.json_format import MessageToDict
-from rich.table import Table
 
+from cli.audit_table import cells, following, shown, table
 from cli.audit_verify import show_report
 from cli.client import connect
 from cli.errors import CliError, ExitCode, usage
 from cli.output import Format, Screen
-from cli.text import one_line, plural
 from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.audit.v1 import audit_service_pb2_grpc as rpc
 from services.audit.merkle import verify_inclusion
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 _TIMEOUT = 30.0
 _VERIFY_TIMEOUT = 3600.0
 _PAGE = 1000
-_COLUMNS = ("Index", "Time", "Who", "Method", "Decision", "Outcome", "What")
-_STAGES = {pb.STAGE_BEGUN: "begun", pb.STAGE_INTERRUPTED: "interrupted"}
 
 
 @dataclass(frozen=True)
@@ -64,26 +61,23 @@ def event_filter(
 
 
 async def show_events(screen: Screen, where: Where, wanted: pb.EventFilter, limit: int) -> int:
-    """At most ``limit`` events; the exit code."""
+    """The newest ``limit`` events, the newest last; the exit code."""
     async with connect("audit", where.address, where.tls) as channel:
-        # One more tells whether there are more.
-        found = [logged async for logged in _events(channel, wanted, limit + 1)]
-    events = found[:limit]
+        # One more tells whether there are more. The service goes back from the newest: nothing older is read.
+        with screen.busy("Looking through the log …"):
+            found = [logged async for logged in _events(channel, wanted, limit + 1, newest_first=True)]
+    events = found[limit - 1 :: -1] if len(found) > limit else found[::-1]
     if screen.format is Format.JSON:
         screen.json([_as_json(logged) for logged in events])
     elif screen.format is Format.TEXT:
-        screen.text(*("\t".join(_cells(logged)) for logged in events))
+        screen.text(*("\t".join(cells(shown(logged))) for logged in events))
     else:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in _COLUMNS:
-            table.add_column(column, overflow="fold", style="cyan" if column == "Index" else None)
-        for logged in events:
-            table.add_row(*_cells(logged))
-        screen.table(table)
+        for line in table([shown(logged) for logged in events], screen.out.width):
+            screen.table(line)
     if len(found) > limit:
         screen.note(
-            f"groundwire: there are more than {plural(limit, 'event')}, and the oldest are shown; --since begins later, "
-            "--limit shows more, `groundwire audit export` shows all"
+            f"groundwire: there are older events than these {limit:,}; --limit shows more of them, --until those "
+            "before a time, `groundwire audit export` all"
         )
     return ExitCode.OK
 
@@ -100,7 +94,7 @@ async def tail(screen: Screen, where: Where, wanted: pb.EventFilter, start: int)
 async def export(screen: Screen, where: Where, wanted: pb.EventFilter) -> int:
     """Every event as a line of JSON; the exit code."""
     async with connect("audit", where.address, where.tls) as channel:
-        async for logged in _events(channel, wanted, None):
+        async for logged in _events(channel, wanted):
             _print_line(screen, logged)
     return ExitCode.OK
 
@@ -150,14 +144,14 @@ async def verify_service(screen: Screen, where: Where) -> int:
 
 
 async def _events(
-    channel: grpc.aio.Channel, wanted: pb.EventFilter, limit: int | None
+    channel: grpc.aio.Channel, wanted: pb.EventFilter, limit: int | None = None, *, newest_first: bool = False
 ) -> AsyncIterator[pb.LoggedEvent]:
     stub: AuditServiceAsyncStub = rpc.AuditServiceStub(channel)
     # A token belongs to its request, so every page asks for the same number.
     size = _PAGE if limit is None else min(_PAGE, limit)
     token, count = "", 0
     while True:
-        request = pb.ListEventsRequest(filter=wanted, page_size=size, page_token=token)
+        request = pb.ListEventsRequest(filter=wanted, page_size=size, page_token=token, newest_first=newest_first)
         page = await stub.ListEvents(request, timeout=_TIMEOUT)
         for logged in page.events:
             yield logged
@@ -170,7 +164,11 @@ async def _events(
 
 
 def _print_line(screen: Screen, logged: pb.LoggedEvent) -> None:
-    line = json.dumps(_as_json(logged)) if screen.format is Format.JSON else "\t".join(_cells(logged))
+    if screen.format is Format.TABLE:
+        for row in following(shown(logged), screen.out.width):
+            screen.table(row)
+        return
+    line = json.dumps(_as_json(logged)) if screen.format is Format.JSON else "\t".join(cells(shown(logged)))
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -183,25 +181,6 @@ def _as_json(logged: pb.LoggedEvent) -> dict[str, Any]:
         if name in event:
             event[name] = getattr(logged.event, name).hex()
     return {"index": logged.index, "leaf_hash": logged.leaf_hash.hex(), "code": 0, **event}
-
-
-def _cells(logged: pb.LoggedEvent) -> list[str]:
-    event = logged.event
-    ended = _STAGES.get(event.stage)
-    code = ended or next((code.name for code in grpc.StatusCode if code.value[0] == event.code), str(event.code))
-    decision = pb.Decision.Name(event.decision).removeprefix("DECISION_").lower()
-    when = event.time.ToDatetime(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    method = event.method.rpartition(".")[2] or event.method
-    return [str(logged.index), when, *(one_line(x) for x in (event.principal, method, decision, code, _what(event)))]
-
-
-def _what(event: pb.AuditEvent) -> str:
-    """What was changed, or else what the call was about and how many documents it was shown."""
-    if event.changes:
-        more = len(event.changes) - 1
-        return event.changes[0] + (f" and {more} more" if more else "")
-    shown = len(event.document_ids) if event.stage == pb.STAGE_ENDED else 0
-    return " ".join(part for part in (event.resource, f"({plural(shown, 'document')})" if shown > 1 else "") if part)
 
 
 def _moment(text: str, option: str) -> datetime:

@@ -44,9 +44,9 @@ def show_report(
     counted = f"{plural(events, 'event')}, {plural(checkpoints, 'checkpoint')}"
     if cosigned is not None:
         counted += f", {cosigned:,} cosigned"
-    screen.text(f"{'DAMAGED' if problems else 'intact'}: {counted}")
-    screen.text(*(f"problem: {clean(problem)}" for problem in problems))
-    screen.text(*(f"note: {clean(note)}" for note in notes))
+    screen.say(f"{'DAMAGED' if problems else 'intact'}: {counted}")
+    screen.say(*(f"problem: {clean(problem)}" for problem in problems))
+    screen.say(*(f"note: {clean(note)}" for note in notes))
 
 
 def _key(given: str) -> Verifier:

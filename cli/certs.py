@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from pathlib import Path
 from cli.errors import CliError, usage
 from cli.output import Format, Screen
 from cli.services import KEYS, NAMES
+from cli.streams import is_unicode
 from services.corpus.errors import FailedPrecondition, InvalidField
 from services.runtime.tls import CLIENT
 from services.security.certificates import DevelopmentAuthority, Issued
@@ -45,8 +47,9 @@ class Made:
 
     @property
     def toml(self) -> str:
-        """The same as TOML, whose strings and lists look like those of JSON."""
-        lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in self.settings.items()]
+        """The same as TOML, whose strings and lists look like those of JSON; only UTF-8 is read from its files."""
+        escaped = not is_unicode(sys.stdout)
+        lines = [f"{name} = {json.dumps(value, ensure_ascii=escaped)}" for name, value in self.settings.items()]
         return "\n".join(["[tls]", *lines])
 
 

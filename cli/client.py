@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import grpc
 
 from cli.caller import CallerToken
-from cli.errors import usage
+from cli.errors import CliError, usage
 from cli.rpc_errors import explain
 from interceptors.client import outgoing
 from services.runtime.addresses import target
@@ -19,15 +19,37 @@ _MAX_MESSAGE = 64 * 1024 * 1024
 
 
 @asynccontextmanager
-async def connect(service: str, address: str, tls: TlsOptions | None = None) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to ``service`` at ``address``; a call that fails inside leaves as a CliError."""
+async def connect(
+    service: str, address: str, tls: TlsOptions | None = None, *, collections_at: str | None = None
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to ``service`` at ``address``; a call that fails inside leaves as a CliError.
+
+    ``collections_at`` is the ingestion service's address, where it is known: it says which collections there are when
+    the one that was named is not there.
+    """
     channel = open_channel(address, tls)
     try:
         yield channel
     except grpc.aio.AioRpcError as error:
-        raise explain(error, service, address) from error
+        raise await explain_call(error, service, address, tls, collections_at=collections_at) from error
     finally:
         await channel.close()
+
+
+async def explain_call(
+    error: grpc.aio.AioRpcError,
+    service: str,
+    address: str,
+    tls: TlsOptions | None = None,
+    *,
+    collections_at: str | None = None,
+) -> CliError:
+    """What a failed call means, and for a collection that is not there also which ones are."""
+    from cli.collections import missing_in, unknown  # noqa: PLC0415 - which imports this module
+
+    if name := missing_in(error):
+        return await unknown(name, collections_at, tls)
+    return explain(error, service, address)
 
 
 def open_channel(address: str, tls: TlsOptions | None = None, *, reconnect_ms: int = 1_000) -> grpc.aio.Channel:

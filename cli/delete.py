@@ -11,6 +11,7 @@ from cli.ask import as_json
 from cli.client import connect
 from cli.errors import usage
 from cli.output import Format, Screen
+from cli.tables import fitted_table
 from cli.text import clean
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
@@ -21,7 +22,7 @@ async def delete(
     screen: Screen, address: str, request: pb.DeleteDocumentRequest, patience: float, *, tls: TlsOptions | None = None
 ) -> pb.ErasureReceipt:
     """Delete a document and show its receipt."""
-    async with connect("ingestion", address, tls) as channel:
+    async with connect("ingestion", address, tls, collections_at=address) as channel:
         response: pb.DeleteDocumentResponse = await rpc.IngestionServiceStub(channel).DeleteDocument(
             request, timeout=patience
         )
@@ -31,7 +32,7 @@ async def delete(
     elif screen.format is Format.TEXT:
         screen.text(*("\t".join(_cells(step)) for step in receipt.steps), _standing(receipt))
     else:
-        screen.table(_table(receipt))
+        screen.table(_table(receipt, screen.out.width))
         screen.out.print(_standing(receipt), style="green" if receipt.HasField("complete_time") else "yellow")
     return receipt
 
@@ -46,15 +47,10 @@ def confirm(screen: Screen, document_id: str, collection: str) -> None:
         raise usage("nothing was deleted")
 
 
-def _table(receipt: pb.ErasureReceipt) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("Place")
-    for name in ("Removed", "Left"):
-        table.add_column(name, justify="right")
-    table.add_column("Done")
-    for step in receipt.steps:
-        table.add_row(*_cells(step))
-    return table
+def _table(receipt: pb.ErasureReceipt, width: int) -> Table:
+    heads = ("Place", "Removed", "Left", "Done")
+    rows = [_cells(step) for step in receipt.steps]
+    return fitted_table(heads, rows, width, yielding=("Place",), right=("Removed", "Left"))
 
 
 def _cells(step: pb.ErasureStep) -> tuple[str, str, str, str]:

@@ -7,6 +7,7 @@ import os
 import re
 import tomllib
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,14 @@ MAX_BYTES = 32 * 1024 * 1024
 _MAX_ID = 128
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]+")
+# What is shown as a file's type; anything else behind a dot is part of its name.
+_SUFFIX = re.compile(r"\.[a-z0-9_+-]{1,12}")
+_SEVERAL = {
+    "hidden folder": "hidden folders",
+    "link to a folder": "links to folders",
+    "unreadable folder": "unreadable folders",
+}
+_KINDS = 8
 _KEYS = frozenset({"path", "document_id", "title", "uri", "readers", "metadata"})
 Scalar = str | float | bool
 
@@ -44,10 +53,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Found:
-    """What the command line names. ``unlisted`` are files that lie beside a manifest but are not in it."""
+    """What the command line names. ``unlisted`` are files that lie beside a manifest but are not in it.
+
+    ``skipped`` counts what lies in the folders and is not taken in, by its type: ``.png``, ``hidden``.
+    """
 
     entries: tuple[Entry, ...]
     unlisted: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
 
 def find(paths: Sequence[Path], manifest: Path | None, readers: Sequence[str] | None) -> Found:
@@ -60,6 +73,7 @@ def find(paths: Sequence[Path], manifest: Path | None, readers: Sequence[str] | 
     listed: dict[Path, Mapping[str, Any]] = {}
     entries: list[Entry] = []
     unlisted: list[str] = []
+    skipped: Counter[str] = Counter()
     if manifest is not None:
         listed |= read_manifest(manifest)
         if not paths:
@@ -69,7 +83,9 @@ def find(paths: Sequence[Path], manifest: Path | None, readers: Sequence[str] | 
             own = path / MANIFEST
             known = listed | (read_manifest(own) if own.is_file() else {})
             inside = {file for file in known if file.is_relative_to(_real(path))}
-            for file in sorted({*map(_real, _walk(path)), *inside}):
+            walked = _walk(path)
+            skipped.update(kind for file, kind in walked.skipped if _real(file) not in inside)
+            for file in sorted({*map(_real, walked.files), *inside}):
                 if file in known:
                     entries.append(_listed_entry(file, _real(path), known[file]))
                     continue
@@ -84,7 +100,7 @@ def find(paths: Sequence[Path], manifest: Path | None, readers: Sequence[str] | 
             )
         else:
             raise usage(f"{path} is not there; name a file or a folder")
-    return Found(tuple(_checked(entries, readers)), tuple(unlisted))
+    return Found(tuple(_checked(entries, readers)), tuple(unlisted), skipped)
 
 
 def read_manifest(path: Path) -> dict[Path, Mapping[str, Any]]:
@@ -132,12 +148,55 @@ def document_id_of(relative: str) -> str:
     return f"{name[: _MAX_ID - 11]}-{digest}"
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for directory, folders, files in os.walk(folder):
+@dataclass(frozen=True)
+class _Walked:
+    """The files of a folder that are taken in, and what is not, with its type."""
+
+    files: list[Path] = field(default_factory=list)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def _walk(folder: Path) -> _Walked:
+    walked = _Walked()
+
+    def unreadable(error: OSError) -> None:
+        walked.skipped.append((Path(error.filename), "unreadable folder"))
+
+    for directory, folders, files in os.walk(folder, onerror=unreadable):
+        for name in folders:
+            if name.startswith("."):
+                walked.skipped.append((Path(directory, name), "hidden folder"))
+            elif Path(directory, name).is_symlink():
+                walked.skipped.append((Path(directory, name), "link to a folder"))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield Path(directory, name)
+            path = Path(directory, name)
+            if name == MANIFEST and directory == str(folder):
+                continue
+            if kind := _kind_of_skipped(path):
+                walked.skipped.append((path, kind))
+            else:
+                walked.files.append(path)
+    return walked
+
+
+def _kind_of_skipped(path: Path) -> str:
+    """Why a file in a folder is not taken in, as a type to count; empty if it is."""
+    if path.name.startswith("."):
+        return "hidden"
+    suffix = path.suffix.lower()
+    if suffix in EXTENSIONS:
+        return ""
+    return suffix if _SUFFIX.fullmatch(suffix) else "without a known ending"
+
+
+def skipped_by_type(skipped: Mapping[str, int]) -> str:
+    """``12: 8 .png, 3 .zip, 1 hidden``: the most frequent types first, and rare ones together."""
+    ordered = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{count:,} {kind if count == 1 else _SEVERAL.get(kind, kind)}" for kind, count in ordered[:_KINDS]]
+    if rest := ordered[_KINDS:]:
+        parts.append(f"{sum(count for _, count in rest):,} of {len(rest)} other types")
+    return f"{sum(skipped.values()):,}: {', '.join(parts)}"
 
 
 def _real(path: Path) -> Path:

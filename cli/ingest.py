@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc
-from rich.table import Table
-from rich.text import Text
 
-from cli.client import open_channel
-from cli.documents import Entry
-from cli.errors import CliError, ExitCode
-from cli.output import Format, Screen
+from cli.client import explain_call, open_channel
+from cli.documents import Entry, Found
+from cli.errors import CliError
+from cli.ingest_report import Report, Result
+from cli.interrupts import BUT_HANGUP, interrupts
+from cli.output import Screen
 from cli.progress import Progress
-from cli.rpc_errors import explain
-from cli.text import clean, one_line, plural, seconds
+from cli.text import clean, plural
 from groundwire.common.v1 import core_pb2, filter_pb2
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
@@ -34,56 +30,6 @@ _IN_FLIGHT = 4
 _STEPS = 16
 _TRIES = 6
 _LONGEST_WAIT = 10.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one file; ``reason`` is empty where it was taken in."""
-
-    entry: Entry
-    version: int = 0
-    chunks: int = 0
-    unchanged: bool = False
-    reason: str = ""
-    message: str = ""
-    retryable: bool = False
-
-    def document(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "path": _printable(self.entry.shown),
-            "document_id": self.entry.document_id,
-            "version": self.version,
-            "chunks": self.chunks,
-            "unchanged": self.unchanged,
-            "failure_reason": self.reason,
-            "failure_message": self.message,
-            "retryable": self.retryable,
-        }
-
-
-@dataclass
-class Report:
-    """What became of all files, in the order of the files."""
-
-    collection: str
-    results: list[Result] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def failed(self) -> list[Result]:
-        """Those that were not taken in."""
-        return [result for result in self.results if result.reason]
-
-    def document(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "collection": self.collection,
-            "processed": len(self.results) - len(self.failed),
-            "failed": len(self.failed),
-            "seconds": round(self.seconds, 3),
-            "results": [result.document() for result in self.results],
-        }
 
 
 async def ingest(
@@ -100,33 +46,124 @@ async def ingest(
     Raises CliError when the service refuses a batch as a whole or cannot be reached; what was taken in by then
     stays, and its message says how much that is.
     """
-    loop = asyncio.get_running_loop()
-    start = loop.time()
-    results: dict[int, Result] = {}
-    for n, entry in enumerate(entries):
-        if entry.problem is not None:
-            results[n] = Result(entry, reason=entry.problem[0], message=entry.problem[1])
-    progress.begin(len(entries))
-    progress.advance(len(results))
-    sender = _Sender(address, collection, patience, tls)
-    batches = iter(list(_batches(entries, skipped=results)))
+    work = _Work(address, collection, entries, progress, patience, tls)
+    return await work.run()
 
-    async def work() -> None:
-        for batch in batches:  # one iterator for all workers: each batch is sent once
-            results.update(zip(batch, await sender.send([entries[n] for n in batch]), strict=True))
-            progress.advance(len(batch))
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_IN_FLIGHT):
-                group.create_task(work())
-    except* CliError as errors:
-        done = sum(not result.reason for result in results.values())
-        raise _with_progress(errors.exceptions[0], done) from None
-    finally:
-        progress.end()
-        await sender.close()
-    return Report(collection or "default", [results[n] for n in sorted(results)], loop.time() - start)
+async def ingest_until_interrupted(
+    screen: Screen,
+    address: str,
+    collection: str,
+    found: Found,
+    progress: Progress,
+    *,
+    patience: float,
+    tls: TlsOptions | None = None,
+) -> Report:
+    """Like :func:`ingest`, but the first Ctrl-C sends nothing more and waits for what is on its way, the second not."""
+    work = _Work(address, collection, found.entries, progress, patience, tls)
+    with interrupts(again=work.cut, signals=BUT_HANGUP) as signals:
+
+        def stop(_: asyncio.Future[int]) -> None:
+            work.stop()
+            if work.on_their_way:
+                number = plural(work.on_their_way, "document")
+                screen.note(f"waiting for {number} on the way to the service; Ctrl-C once more ends at once")
+
+        signals.first.add_done_callback(stop)
+        report = await work.run()
+        if report.not_sent or report.cut_off:
+            report.signal = signals.first.result()
+    report.skipped = found.skipped
+    return report
+
+
+class _Work:
+    """Batches on their way to the service, and what became of those that were sent."""
+
+    def __init__(
+        self,
+        address: str,
+        collection: str,
+        entries: Sequence[Entry],
+        progress: Progress,
+        patience: float,
+        tls: TlsOptions | None,
+    ) -> None:
+        self._collection = collection
+        self._entries = entries
+        self._progress = progress
+        self._results = {
+            n: Result(entry, reason=entry.problem[0], message=entry.problem[1])
+            for n, entry in enumerate(entries)
+            if entry.problem is not None
+        }
+        # One iterator for all senders: each batch is sent once.
+        self._batches = iter(list(_batches(entries, skipped=self._results)))
+        self._stopped = asyncio.Event()
+        self._sender = _Sender(address, collection, patience, tls, self._stopped)
+        self._sending: asyncio.Task[None] | None = None
+        self.on_their_way = 0
+        self._cut_off = 0
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._stopped.set()
+
+    def cut(self) -> None:
+        """Wait for nothing more either."""
+        self._stopped.set()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    async def run(self) -> Report:
+        """Send until everything is sent or :meth:`stop` is called; the report."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        self._progress.begin(len(self._entries))
+        self._progress.advance(len(self._results))
+        self._sending = asyncio.create_task(self._send_all())
+        try:
+            await asyncio.wait([self._sending])
+            if not self._sending.cancelled():
+                self._sending.result()
+        finally:
+            self._progress.end()
+            self._sending.cancel()
+            await self._sender.close()
+        return Report(
+            self._collection or "default",
+            [self._results[n] for n in sorted(self._results)],
+            loop.time() - start,
+            not_sent=len(self._entries) - len(self._results) - self._cut_off,
+            cut_off=self._cut_off,
+        )
+
+    async def _send_all(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_IN_FLIGHT):
+                    group.create_task(self._send())
+        except* CliError as errors:
+            done = sum(not result.reason for result in self._results.values())
+            raise _with_progress(errors.exceptions[0], done) from None
+
+    async def _send(self) -> None:
+        for batch in self._batches:
+            if self._stopped.is_set():
+                return
+            self.on_their_way += len(batch)
+            try:
+                answered = await self._sender.send([self._entries[n] for n in batch])
+            except _Stopped:
+                return
+            except asyncio.CancelledError:
+                self._cut_off += len(batch)
+                raise
+            finally:
+                self.on_their_way -= len(batch)
+            self._results.update(zip(batch, answered, strict=True))
+            self._progress.advance(len(batch))
 
 
 def _with_progress(error: BaseException, done: int) -> BaseException:
@@ -159,13 +196,21 @@ def _batches(entries: Sequence[Entry], skipped: dict[int, Result]) -> Iterator[l
         yield batch
 
 
-class _Sender:
-    """Sends batches, patiently where the service says that trying again makes sense."""
+class _Stopped(Exception):
+    """A batch that the service did not take is not offered to it again."""
 
-    def __init__(self, address: str, collection: str, timeout: float, tls: TlsOptions | None) -> None:
+
+class _Sender:
+    """Sends batches, patiently where the service says that trying again makes sense, until ``stopped``."""
+
+    def __init__(
+        self, address: str, collection: str, timeout: float, tls: TlsOptions | None, stopped: asyncio.Event
+    ) -> None:
         self._address = address
         self._collection = collection
         self._timeout = timeout
+        self._tls = tls
+        self._stopped = stopped
         self._channel = open_channel(address, tls)
         self._stub = rpc.IngestionServiceStub(self._channel)
         self._answered = False
@@ -194,12 +239,18 @@ class _Sender:
             try:
                 response: pb.IngestDocumentsResponse = await self._stub.IngestDocuments(request, timeout=self._timeout)
             except grpc.aio.AioRpcError as error:
-                explained = explain(error, "ingestion", self._address)
+                explained = await explain_call(
+                    error, "ingestion", self._address, self._tls, collections_at=self._address
+                )
                 # A service that never answered is not there: only one that did is worth waiting for.
                 self._answered |= any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
                 if explained.retry_after is None or tries == _TRIES or not self._answered:
                     raise explained from error
-                await asyncio.sleep(min(_LONGEST_WAIT, explained.retry_after * 2 ** (tries - 1)))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(_LONGEST_WAIT, explained.retry_after * 2 ** (tries - 1))):
+                        await self._stopped.wait()
+                if self._stopped.is_set():
+                    raise _Stopped from error
             else:
                 self._answered = True
                 return response
@@ -256,57 +307,3 @@ def _result(entry: Entry, result: pb.DocumentResult | None) -> Result:
 def _field(path: str) -> str:
     # "documents[2].title" means nothing to somebody who named a folder.
     return path.partition("].")[2] if path.startswith("documents[") else path
-
-
-def show(screen: Screen, report: Report) -> None:
-    """The report on stdout."""
-    if screen.format is Format.JSON:
-        screen.json(report.document())
-        return
-    failed = sorted(report.failed, key=lambda result: (result.reason, result.entry.shown))
-    if failed and screen.format is Format.TABLE:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("Reason", style="red", no_wrap=True)
-        table.add_column("File", ratio=1, overflow="fold")
-        table.add_column("What to know", ratio=2)
-        last = ""
-        for result in failed:
-            table.add_row(
-                "" if result.reason == last else result.reason, _printable(result.entry.shown), Text(result.message)
-            )
-            last = result.reason
-        screen.table(table)
-    elif failed:
-        screen.text(*(f"{r.reason}\t{_printable(r.entry.shown)}\t{one_line(r.message, 400)}" for r in failed))
-    summary = _summary(report)
-    if screen.format is Format.TABLE:
-        screen.out.print(summary, style="red" if failed else "green")
-    else:
-        screen.text(summary)
-
-
-def _summary(report: Report) -> str:
-    taken = [result for result in report.results if not result.reason]
-    unchanged = sum(result.unchanged for result in taken)
-    parts = [
-        f"{plural(len(taken), 'document')} in collection {report.collection}"
-        + (f" ({unchanged} unchanged)" if unchanged else ""),
-        plural(sum(result.chunks for result in taken), "passage"),
-        seconds(report.seconds),
-    ]
-    if report.failed:
-        reasons = Counter(result.reason for result in report.failed)
-        parts.append(
-            f"{plural(len(report.failed), 'document')} failed: "
-            + ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        )
-    return " · ".join(parts)
-
-
-def exit_code(report: Report) -> int:
-    """FAILED when any document was not taken in."""
-    return ExitCode.FAILED if report.failed else ExitCode.OK
-
-
-def _printable(name: str) -> str:
-    return clean(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))

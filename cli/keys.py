@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from cli.errors import CliError, ExitCode, usage
 from cli.on_record import on_record
 from cli.output import Format, Screen
+from cli.tables import fitted_table
 from cli.text import clean, plural
 from services.catalog.sql import SqlCatalog
 from services.corpus.errors import GroundwireError, Unavailable
@@ -110,13 +110,12 @@ def show(screen: Screen, settings: Settings) -> None:
         screen.text(*(f"master key\t{key_id}" for key_id in at_hand))
         screen.text(*("tenant\t" + "\t".join(_cells(record)) for record in records))
     else:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("Tenant", "State", "Data keys", "Newest", "Wrapped by master key"):
-            table.add_column(column, overflow="fold", style="cyan" if column == "Tenant" else None)
+        heads = ("Tenant", "State", "Data keys", "Newest", "Wrapped by master key")
+        rows: list[list[str | Text]] = []
         for record in records:
             tenant, state, *more = _cells(record)
-            table.add_row(tenant, Text(state, style="green" if record.shred_time is None else "red"), *more)
-        screen.table(table)
+            rows.append([tenant, Text(state, style="green" if record.shred_time is None else "red"), *more])
+        screen.table(fitted_table(heads, rows, screen.out.width, yielding=("Tenant", "Wrapped by master key")))
         screen.note(f"Master keys at hand, the one that wraps first: {', '.join(map(clean, at_hand)) or 'none'}")
     if not records:
         screen.note("no tenant has keys yet: they are made with the first document")
@@ -202,7 +201,7 @@ async def shred(screen: Screen, settings: Settings, tenant: str, *, confirmed: s
             }
         )
     else:
-        screen.text(
+        screen.say(
             f"tenant {clean(receipt.tenant)}: shredded {_iso(receipt.shred_time)}, "
             f"{plural(receipt.keys_destroyed, 'key')} destroyed"
         )

@@ -7,14 +7,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
-from cli.commands import ask, audit, backup, certs, delete, ingest, inspect, keys, serve, token
+from cli.commands import ask, audit, backup, certs, collections, delete, ingest, inspect, keys, serve, token
 from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.garbage import collect_rarely
+from cli.help import example, show_plainly
 from cli.options import Globals
+from cli.streams import fitted, replace_what_cannot_be_shown
 
 app = typer.Typer(
     name="groundwire",
@@ -29,32 +33,45 @@ app = typer.Typer(
 _START, _USE, _LOOK = "Run", "Use", "Look after"
 
 
-def _example(*lines: str) -> str:
-    return "\n\n".join(f"[dim]$[/dim] {line}" for line in lines)
-
-
-app.command("demo", rich_help_panel=_START, epilog=_example("groundwire demo"))(serve.demo)
-app.command("up", rich_help_panel=_START, epilog=_example("groundwire up --data-dir ./data"))(serve.up)
-app.command("serve", rich_help_panel=_START, epilog=_example("groundwire serve query --listen 127.0.0.1:6000"))(
+app.command("demo", rich_help_panel=_START, epilog=example("groundwire demo"))(serve.demo)
+app.command("up", rich_help_panel=_START, epilog=example("groundwire up --data-dir ./data"))(serve.up)
+app.command("serve", rich_help_panel=_START, epilog=example("groundwire serve query --listen 127.0.0.1:6000"))(
     serve.serve
 )
 app.command("_mesh", hidden=True)(serve.mesh)
 app.command(
-    "ingest", rich_help_panel=_USE, epilog=_example("groundwire ingest handbook/ --readers tenant:* --collection hr")
+    "ingest",
+    rich_help_panel=_USE,
+    epilog=example(
+        "groundwire ingest handbook/ --readers 'tenant:*'",
+        "groundwire collections create hr",
+        "groundwire ingest handbook/ --readers group:hr --collection hr",
+    ),
 )(ingest.ingest)
+app.add_typer(
+    collections.app,
+    name="collections",
+    rich_help_panel=_USE,
+    epilog=example(
+        "groundwire collections create hr --readers group:hr",
+        "groundwire collections list",
+        "groundwire collections show hr --output json | jq .document_count",
+        "groundwire collections update hr --readers group:hr,user:ann",
+    ),
+)
 app.command(
     "ask",
     rich_help_panel=_USE,
-    epilog=_example(
+    epilog=example(
         'groundwire ask "How long is parental leave?" --filter status=current',
         'groundwire ask "How long is parental leave?" --output json | jq -r .answer',
     ),
 )(ask.ask)
-app.command("search", rich_help_panel=_USE, epilog=_example('groundwire search "parental leave" --top-k 5'))(ask.search)
+app.command("search", rich_help_panel=_USE, epilog=example('groundwire search "parental leave" --top-k 5'))(ask.search)
 app.command(
     "delete",
     rich_help_panel=_USE,
-    epilog=_example(
+    epilog=example(
         "groundwire delete travel-policy.pdf --collection hr",
         "groundwire delete travel-policy.pdf --yes --output json | jq .complete_time",
     ),
@@ -62,7 +79,7 @@ app.command(
 app.command(
     "token",
     rich_help_panel=_LOOK,
-    epilog=_example(
+    epilog=example(
         "export GROUNDWIRE_TOKEN=$(groundwire token)",
         "export GROUNDWIRE_TOKEN=$(groundwire token -s alice -g hr -r reader)",
     ),
@@ -70,18 +87,18 @@ app.command(
 app.command(
     "revoke",
     rich_help_panel=_LOOK,
-    epilog=_example("groundwire revoke --subject alice", 'echo "$GROUNDWIRE_TOKEN" | groundwire revoke'),
+    epilog=example("groundwire revoke --subject alice", 'echo "$GROUNDWIRE_TOKEN" | groundwire revoke'),
 )(token.revoke)
 app.add_typer(
     keys.app,
     name="keys",
     rich_help_panel=_LOOK,
-    epilog=_example("groundwire keys list", "groundwire keys rotate acme", "groundwire keys shred acme"),
+    epilog=example("groundwire keys list", "groundwire keys rotate acme", "groundwire keys shred acme"),
 )
 app.command(
     "certs",
     rich_help_panel=_LOOK,
-    epilog=_example(
+    epilog=example(
         "groundwire certs ./certs > groundwire.toml",
         "groundwire --config groundwire.toml up",
         "groundwire certs ./certs --host rag.example.org",
@@ -91,7 +108,7 @@ app.add_typer(
     backup.app,
     name="backup",
     rich_help_panel=_LOOK,
-    epilog=_example(
+    epilog=example(
         "groundwire backup /backups/monday",
         "groundwire backup --keys /elsewhere/keys-monday",
         "groundwire backup verify /backups/monday",
@@ -100,13 +117,22 @@ app.add_typer(
 app.command(
     "restore",
     rich_help_panel=_LOOK,
-    epilog=_example("groundwire restore /backups/monday --keys /elsewhere/keys-monday --data-dir ./data"),
+    epilog=example("groundwire restore /backups/monday --keys /elsewhere/keys-monday --data-dir ./data"),
 )(backup.restore)
-app.add_typer(audit.app, name="audit", rich_help_panel=_LOOK)
-app.command("status", rich_help_panel=_LOOK, epilog=_example("groundwire status", "groundwire status --watch"))(
+app.add_typer(
+    audit.app,
+    name="audit",
+    rich_help_panel=_LOOK,
+    epilog=example(
+        "groundwire audit list --denied --since 2026-01-01T00:00:00Z",
+        "groundwire audit list --limit 1000 --output json | jq '.[].principal'",
+        "groundwire audit export > audit.jsonl",
+    ),
+)
+app.command("status", rich_help_panel=_LOOK, epilog=example("groundwire status", "groundwire status --watch"))(
     inspect.status
 )
-app.command("doctor", rich_help_panel=_LOOK, epilog=_example("groundwire doctor --output json"))(inspect.doctor)
+app.command("doctor", rich_help_panel=_LOOK, epilog=example("groundwire doctor --output json"))(inspect.doctor)
 
 
 def _show_version(wanted: bool) -> None:
@@ -150,9 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # gRPC's own log lines on stderr say nothing that our errors do not say better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     debug = "--debug" in given
+    replace_what_cannot_be_shown()
     before = os.environ.get("GROUNDWIRE_CONFIG")
     try:
-        code = app(given, prog_name="groundwire", standalone_mode=False)
+        code = show_plainly(get_command(app))(given, prog_name="groundwire", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else ExitCode.OK
     except KeyboardInterrupt:
@@ -178,11 +205,16 @@ def _report(error: Exception) -> int:
     elif callable(getattr(error, "format_message", None)):
         # Typer's own errors, whose class depends on its version.
         lines, code = _usage_lines(error), int(getattr(error, "exit_code", ExitCode.USAGE))
+    elif isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        # No message can carry it; output is never the reason, because streams replace what they lack.
+        lines, code = [f"error: {error.object!a} is not text in UTF-8"], int(ExitCode.USAGE)
     else:
         message = f"something unexpected went wrong ({type(error).__name__}: {error})"
         lines = [f"error: {message}; run the command again with `groundwire --debug …` and report what it shows"]
         code = int(ExitCode.FAILED)
-    print("\n".join(lines), file=sys.stderr)
+    said = "\n".join(lines)
+    # Elsewhere a message is a line, to be searched for.
+    print(fitted(said, get_terminal_size().columns) if sys.stderr.isatty() else said, file=sys.stderr)
     return code
 
 

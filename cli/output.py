@@ -8,6 +8,9 @@ from enum import StrEnum
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.status import Status
+
+from cli.streams import fitted, is_unicode
 
 
 class Format(StrEnum):
@@ -40,8 +43,16 @@ class Screen:
 
     def json(self, document: Any) -> None:
         """One JSON document on stdout."""
+        self._dump(document, indent=2 if self.terminal else None)
+
+    def json_line(self, document: Any) -> None:
+        """One of many JSON documents on stdout: one line each, on a terminal too."""
+        self._dump(document, indent=None)
+
+    def _dump(self, document: Any, indent: int | None) -> None:
         # Built first: half a document followed by an error would be worse than none.
-        text = json.dumps(document, ensure_ascii=False, indent=2 if self.terminal else None)
+        # Escaped where the encoding lacks characters: a program reads the same then.
+        text = json.dumps(document, ensure_ascii=not is_unicode(sys.stdout), indent=indent)
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
@@ -51,10 +62,19 @@ class Screen:
             sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
+    def say(self, *sentences: str) -> None:
+        """Sentences on stdout: in lines that fit where people look at a terminal, one line each elsewhere."""
+        self.text(*(fitted(said, self.out.width) if self.pretty and self.terminal else said for said in sentences))
+
     def table(self, renderable: RenderableType) -> None:
         """Something of rich's on stdout."""
         self.out.print(renderable)
 
+    def busy(self, message: str) -> Status:
+        """That something takes a while, on a terminal's stderr, while the context lasts or until it is stopped."""
+        return self.err.status(message, spinner="dots" if is_unicode(sys.stderr) else "line")
+
     def note(self, message: str, style: str | None = None) -> None:
-        """A remark on stderr."""
-        self.err.print(message, style=style, soft_wrap=True)
+        """A remark on stderr: in lines that fit on a terminal, one line elsewhere."""
+        said = fitted(message, self.err.width) if self.err.is_terminal else message
+        self.err.print(said, style=style, soft_wrap=True)

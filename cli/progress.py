@@ -30,7 +30,11 @@ class Progress(Protocol):
 
 def progress(console: Console, label: str, noun: str) -> Progress:
     """The progress that suits ``console``."""
-    return _Bar(console, label, noun) if console.is_terminal else Lines(console, label, noun)
+    return (
+        _Bar(console, label, noun)
+        if console.is_terminal and not console.is_dumb_terminal
+        else Lines(console, label, noun)
+    )
 
 
 class _Bar:

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.table import Table
-
 from cli.errors import ExitCode
 from cli.output import Format, Screen
+from cli.tables import fitted_table
 from cli.text import clean, plural
 from cli.text import size as as_size
 from services.backup.backup import known_keys
@@ -46,7 +45,7 @@ def show_backup(screen: Screen, target: Path, manifest: Manifest, digest: str) -
         screen.json({"path": str(target), **_document(manifest, digest)})
     else:
         _show_collections(screen, manifest.collections)
-        screen.text(f"{target}: {_summary(manifest)}", f"sha256 {digest}")
+        screen.say(f"{target}: {_summary(manifest)}", f"sha256 {digest}")
     if manifest.lacking:
         shown = [f"{e.tenant}/{e.collection}/{e.document_id}" for e in manifest.lacking[:_LACKING_SHOWN]]
         more = len(manifest.lacking) - len(shown)
@@ -65,7 +64,7 @@ def show_keys(screen: Screen, file: Path, names: Sequence[str], settings: Settin
         if alone:
             screen.json({"path": str(file), "keys": list(names)})
     else:
-        screen.text(f"{file}: " + ", ".join(_NAMES[name] for name in names))
+        screen.say(f"{file}: " + ", ".join(_NAMES[name] for name in names))
     screen.note(
         f"Not in it: the master key{_master_key(settings)}. Keep a copy of that in a third place; this file away from the "
         "backups of the data, and no longer than you need it: keys that are shredded later are still in it."
@@ -83,7 +82,7 @@ def show_verified(screen: Screen, manifest: Manifest, digest: str) -> None:
         screen.json({"intact": True, **_document(manifest, digest)})
     else:
         _show_collections(screen, manifest.collections)
-        screen.text(f"intact: {_summary(manifest)}", f"sha256 {digest}")
+        screen.say(f"intact: {_summary(manifest)}", f"sha256 {digest}")
 
 
 def show_restored(screen: Screen, manifest: Manifest, outcome: Outcome) -> None:
@@ -105,7 +104,7 @@ def show_restored(screen: Screen, manifest: Manifest, outcome: Outcome) -> None:
     _show_collections(screen, outcome.collections)
     documents = sum(one.documents for one in outcome.collections)
     chunks = sum(one.chunks for one in outcome.collections)
-    screen.text(
+    screen.say(
         f"restored and verified: {plural(documents, 'document')} in {plural(chunks, 'passage')}, {_log(manifest, outcome)}"
     )
 
@@ -179,14 +178,9 @@ def _show_collections(screen: Screen, collections: Sequence[_Counted]) -> None:
     if screen.format is not Format.TABLE:
         screen.text(*(f"{clean(c.tenant)}\t{clean(c.collection)}\t{c.documents}\t{c.chunks}" for c in collections))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("Tenant", "Collection"):
-        table.add_column(name, overflow="fold")
-    for name in ("Documents", "Passages"):
-        table.add_column(name, justify="right")
-    for one in collections:
-        table.add_row(clean(one.tenant), clean(one.collection), f"{one.documents:,}", f"{one.chunks:,}")
-    screen.table(table)
+    heads = ("Tenant", "Collection", "Documents", "Passages")
+    rows = [(clean(one.tenant), clean(one.collection), f"{one.documents:,}", f"{one.chunks:,}") for one in collections]
+    screen.table(fitted_table(heads, rows, screen.out.width, yielding=heads[:2], right=heads[2:]))
 
 
 def _summary(manifest: Manifest) -> str:

@@ -126,5 +126,5 @@ def _report(screen: Screen, key_id: str, *, rewrapped: int, destroyed: tuple[str
     if screen.format is Format.JSON:
         screen.json({"master_key_id": key_id, "rewrapped": rewrapped, "destroyed_master_key_ids": list(destroyed)})
         return
-    screen.text(f"master key {clean(key_id)}: keys of {plural(rewrapped, 'tenant')} wrapped again")
-    screen.text(*(f"master key {gone}: destroyed" for gone in destroyed))
+    screen.say(f"master key {clean(key_id)}: keys of {plural(rewrapped, 'tenant')} wrapped again")
+    screen.say(*(f"master key {gone}: destroyed" for gone in destroyed))

@@ -106,7 +106,7 @@ class _Work:
         done = Rotated(tenant, report.key_number, report.checked, report.resealed, report.broken, destroyed)
         self._done.append(done)
         if self._screen.format is not Format.JSON:
-            self._screen.text(_line(done))
+            self._screen.say(_line(done))
 
     def finish(self) -> int:
         """Show what is left to show; the exit code."""

@@ -81,6 +81,11 @@ def said_by_service(error: grpc.aio.AioRpcError) -> bool:
     return _details(error)[0] is not None
 
 
+def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
+    """The reason that a service of ours gave, with its metadata."""
+    return _details(error)[0]
+
+
 def tls_problem(error: grpc.aio.AioRpcError) -> str:
     """What is wrong with TLS if that is why there is no connection; else empty."""
     said = error.details() or ""

@@ -26,10 +26,16 @@ _STAGES = ("dense", "lexical", "fused", "rerank")
 
 
 async def search(
-    screen: Screen, address: str, request: pb.RetrieveRequest, patience: float, *, tls: TlsOptions | None = None
+    screen: Screen,
+    address: str,
+    request: pb.RetrieveRequest,
+    patience: float,
+    *,
+    tls: TlsOptions | None = None,
+    collections_at: str | None = None,
 ) -> pb.RetrieveResponse:
-    """Search and show what was found."""
-    async with connect("retrieval", address, tls) as channel:
+    """Search and show what was found. ``collections_at``: see :func:`connect`."""
+    async with connect("retrieval", address, tls, collections_at=collections_at) as channel:
         response: pb.RetrieveResponse = await rpc.RetrievalServiceStub(channel).Retrieve(request, timeout=patience)
     if screen.format is Format.JSON:
         screen.json(as_json(response))

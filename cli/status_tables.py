@@ -22,6 +22,7 @@ from cli.status_view import (
     searches_by,
     who_serves,
 )
+from cli.tables import fitted_table
 from cli.text import clean, one_line
 from groundwire.generation.v1 import generation_service_pb2 as generation_pb
 from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
@@ -43,7 +44,7 @@ def render(picture: Picture, width: int) -> RenderableType:
     """The picture as tables for a terminal of ``width`` columns, and below them why what is not well is not."""
     parts: list[RenderableType] = [_services_table(picture.services, width)]
     if picture.stores:
-        parts += ["", _stores_table(picture.stores)]
+        parts += ["", _stores_table(picture.stores, width)]
     if picture.llms:
         parts += ["", _llms_table(picture.llms, width)]
     reasons = list(_reasons(picture))
@@ -80,11 +81,10 @@ def _services_table(services: Sequence[ServiceView], width: int) -> Table:
     return table
 
 
-def _stores_table(stores: Sequence[retrieval_pb.StoreStatus]) -> Table:
-    columns = ("Vector store", "State", "Engine", "Finds by", "Passages", "Breaker", "Calls")
-    table = _table(*columns, right=("Passages", "Calls"))
-    for store in stores:
-        table.add_row(
+def _stores_table(stores: Sequence[retrieval_pb.StoreStatus], width: int) -> Table:
+    heads = ("Vector store", "State", "Engine", "Finds by", "Passages", "Breaker", "Calls")
+    rows = [
+        (
             clean(store.name),
             _coloured(health_of(store)),
             clean(store.engine),
@@ -93,15 +93,16 @@ def _stores_table(stores: Sequence[retrieval_pb.StoreStatus]) -> Table:
             _coloured(store.breaker),
             str(store.in_flight),
         )
-    return table
+        for store in stores
+    ]
+    return fitted_table(heads, rows, width, yielding=("Vector store", "Engine"), right=("Passages", "Calls"))
 
 
 def _llms_table(llms: Sequence[generation_pb.EndpointStatus], width: int) -> Table:
     wide = width >= _WIDE
-    columns = ("LLM endpoint", "State", "Model", "Role", "Breaker", "Now", "Calls")
-    table = _table(*columns, *(["Answer"] if wide else []), right=("Calls", "Answer"))
-    for llm in llms:
-        table.add_row(
+    heads = ("LLM endpoint", "State", "Model", "Role", "Breaker", "Now", "Calls", *(["Answer"] if wide else []))
+    rows: list[tuple[str | Text, ...]] = [
+        (
             clean(llm.name),
             _coloured(health_of(llm)),
             kind_of(llm) if wide else clean(llm.model or llm.kind),
@@ -111,7 +112,9 @@ def _llms_table(llms: Sequence[generation_pb.EndpointStatus], width: int) -> Tab
             str(llm.in_flight),
             *([latency_of(llm)] if wide else []),
         )
-    return table
+        for llm in llms
+    ]
+    return fitted_table(heads, rows, width, yielding=("LLM endpoint", "Model"), right=("Calls", "Answer"))
 
 
 def _reasons(picture: Picture) -> Iterable[Text]:

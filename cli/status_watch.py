@@ -7,7 +7,6 @@ lives: a process that is stopped keeps its connections. While it does not answer
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -243,5 +242,4 @@ class _Lines:
             self._screen.text(f"{now.isoformat(timespec='seconds')} {words}")
 
     def _json(self, document: object) -> None:
-        # One line each, on a terminal too.
-        self._screen.text(json.dumps(document, ensure_ascii=False))
+        self._screen.json_line(document)

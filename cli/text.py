@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from rich.cells import cell_len, set_cell_size
+
 # Everything that a terminal would obey instead of show: C0 (except tab and newline), DEL and C1.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SPACE = re.compile(r"\s+")
@@ -18,6 +20,19 @@ def one_line(text: str, width: int = 160) -> str:
     """``text`` on one line of at most ``width`` characters."""
     line = _SPACE.sub(" ", clean(text)).strip()
     return line if len(line) <= width else line[: width - 1].rstrip() + "…"
+
+
+def shortened(text: str, width: int) -> str:
+    """``text`` in at most ``width`` columns: an id that is longer loses its middle, for ids differ at their ends."""
+    if cell_len(text) <= width:
+        return text
+    if width < 2:
+        return set_cell_size(text, max(width, 0))
+    kept = (width - 1) // 2
+    tail = text[len(text) - kept :]
+    while cell_len(tail) > kept:
+        tail = tail[1:]
+    return set_cell_size(text, width - 1 - cell_len(tail)).rstrip(" ") + "…" + tail
 
 
 def seconds(value: float) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +22,11 @@ from cli.options import (
     globals_of,
 )
 from cli.output import Format, Screen
+
+if TYPE_CHECKING:
+    from services.runtime.settings import Settings
+
+_HALF = re.compile("[\udc80-\udcff]")
 
 
 class Mode(StrEnum):
@@ -76,7 +83,8 @@ def ask(
         max_tokens=max_tokens,
     )
     asked = work.Question(request, stream=not no_stream, patience=timeout)
-    asyncio.run(work.ask(Screen(output), where, asked, tls=settings.tls))
+    at = _of_same_mesh(settings, address)
+    asyncio.run(work.ask(Screen(output), where, asked, tls=settings.tls, collections_at=at))
 
 
 def search(
@@ -113,13 +121,23 @@ def search(
         rerank=pb.RerankMode.Value(f"RERANK_MODE_{rerank.name}"),
         stores=store or (),
     )
-    asyncio.run(run(Screen(output), where, request, timeout, tls=settings.tls))
+    at = _of_same_mesh(settings, address)
+    asyncio.run(run(Screen(output), where, request, timeout, tls=settings.tls, collections_at=at))
+
+
+def _of_same_mesh(settings: Settings, given: str | None) -> str | None:
+    """The ingestion service beside the one that is called; None where an --address may be that of another mesh."""
+    return settings.address("ingestion") if given is None else None
 
 
 def _read(text: str) -> str:
     if text != "-":
-        return text
-    read = sys.stdin.read().strip()
+        # Where the locale is not UTF-8, Python keeps the bytes that it does not know as half characters.
+        return os.fsencode(text).decode("utf-8", "replace") if _HALF.search(text) else text
+    try:
+        read = sys.stdin.buffer.read().decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise usage(f"stdin is not text in UTF-8: {error.reason} at byte {error.start:,}") from None
     if not read:
         raise usage("stdin was empty; pipe the question in, or give it as the argument")
     return read

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.help import example
 from cli.options import AddressOption, OutputOption, globals_of
 from cli.output import Format, Screen
 
@@ -33,7 +34,13 @@ def _where(context: typer.Context, given: str | None) -> Where:
     return Where(given or settings.address("audit"), settings.tls)
 
 
-@app.command("list")
+@app.command(
+    "list",
+    epilog=example(
+        "groundwire audit list --since 2026-01-01T00:00:00Z --denied",
+        "groundwire audit list --limit 1000 --output json",
+    ),
+)
 def list_(
     context: typer.Context,
     principal: PrincipalOption = "",
@@ -47,14 +54,14 @@ def list_(
     address: AddressOption = None,
     output: OutputOption = Format.AUTO,
 ) -> None:
-    """Show events of your tenant, the oldest first."""
+    """Show the newest events of your tenant, the newest last; a line says when there are older ones."""
     from cli.audit import event_filter, show_events  # noqa: PLC0415 - grpc is only needed now
 
     wanted = event_filter(principal, method, document, request_id, denied=denied, since=since, until=until)
     raise typer.Exit(asyncio.run(show_events(Screen(output), _where(context, address), wanted, limit)))
 
 
-@app.command("tail")
+@app.command("tail", epilog=example("groundwire audit tail --output json"))
 def tail(
     context: typer.Context,
     principal: PrincipalOption = "",
@@ -72,7 +79,7 @@ def tail(
     raise typer.Exit(asyncio.run(run(Screen(output), _where(context, address), wanted, start)))
 
 
-@app.command("export")
+@app.command("export", epilog=example("groundwire audit export --since 2026-01-01T00:00:00Z > audit.jsonl"))
 def export(
     context: typer.Context,
     principal: PrincipalOption = "",
@@ -91,7 +98,7 @@ def export(
     raise typer.Exit(asyncio.run(run(Screen(Format.JSON), _where(context, address), wanted)))
 
 
-@app.command("prove")
+@app.command("prove", epilog=example("groundwire audit prove 0"))
 def prove(
     context: typer.Context,
     index: Annotated[int, typer.Argument(metavar="INDEX", min=0, help="The event's index.")],
@@ -104,7 +111,12 @@ def prove(
     raise typer.Exit(asyncio.run(run(Screen(output), _where(context, address), index)))
 
 
-@app.command("verify")
+@app.command(
+    "verify",
+    epilog=example(
+        "groundwire audit verify", "groundwire audit verify ./copy --log-key log.key --witness-key witness.key"
+    ),
+)
 def verify(
     context: typer.Context,
     directory: Annotated[

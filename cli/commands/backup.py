@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli.errors import usage
+from cli.help import example
 from cli.options import DataDirOption, OutputOption, globals_of
 from cli.output import Format, Screen
 
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 
 
-@app.command(_CREATE)
+@app.command(_CREATE, epilog=example("groundwire backup /backups/monday --keys /elsewhere/keys-monday"))
 def create(
     context: typer.Context,
     target: Annotated[
@@ -67,7 +68,7 @@ def create(
     raise typer.Exit(code)
 
 
-@app.command("verify")
+@app.command("verify", epilog=example("groundwire backup verify /backups/monday"))
 def verify(
     source: Annotated[Path, typer.Argument(metavar="DIR|FILE.tar", help="The backup.")],
     output: OutputOption = Format.AUTO,

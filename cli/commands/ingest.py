@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.errors import usage
+from cli.errors import CliError, ExitCode, usage
 from cli.options import AddressOption, OutputOption, TimeoutOption, globals_of
 from cli.output import Format, Screen
 from cli.text import plural
@@ -40,9 +40,13 @@ def ingest(
     timeout: TimeoutOption = 600.0,
     output: OutputOption = Format.AUTO,
 ) -> None:
-    """Take documents in. Repeating the same command changes nothing; a changed file becomes a new version."""
+    """Take documents in. Repeating the same command changes nothing; a changed file becomes a new version.
+
+    Ctrl-C waits for what is on its way and says how far it came; the same command goes on from there.
+    """
     from cli import ingest as work  # noqa: PLC0415 - grpc is only needed now
-    from cli.documents import find, reader_problems  # noqa: PLC0415
+    from cli import ingest_report as results  # noqa: PLC0415
+    from cli.documents import find, reader_problems, skipped_by_type  # noqa: PLC0415
     from cli.progress import progress  # noqa: PLC0415
     from services.runtime.settings import Settings  # noqa: PLC0415
 
@@ -54,9 +58,17 @@ def ingest(
     settings = globals_of(context).load(Settings)
     where = address or settings.address("ingestion")
     screen = Screen(output)
-    found = find(paths or [], manifest, who)
+    try:
+        found = find(paths or [], manifest, who)
+    except KeyboardInterrupt:
+        raise CliError("interrupted before anything was sent: nothing is taken in", code=ExitCode.INTERRUPTED) from None
     if not found.entries:
-        raise usage("no document was found; files in folders must end in .md .txt .html .pdf or .docx (or the like)")
+        raise usage(
+            "no document was found; files in folders must end in .md .txt .html .pdf or .docx (or the like)",
+            *([f"skipped {skipped_by_type(found.skipped)}"] if found.skipped else []),
+        )
+    if found.skipped:
+        screen.note(f"note: skipped {skipped_by_type(found.skipped)}")
     if found.unlisted:
         screen.note(
             f"note: {plural(len(found.unlisted), 'file')} beside a manifest but not in it: {found.unlisted[0]}, …"
@@ -68,14 +80,16 @@ def ingest(
             "or you alone; --readers tenant:* lets everybody"
         )
     report = asyncio.run(
-        work.ingest(
+        work.ingest_until_interrupted(
+            screen,
             where,
             collection,
-            found.entries,
+            found,
             progress(screen.err, "Ingesting", "document"),
             patience=timeout,
             tls=settings.tls,
         )
     )
-    work.show(screen, report)
-    raise typer.Exit(work.exit_code(report))
+    results.show(screen, report)
+    results.say_how_to_go_on(screen, report)
+    raise typer.Exit(results.exit_code(report))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import usage
+from cli.help import example
 from cli.options import DataDirOption, Globals, OutputOption, globals_of
 from cli.output import Format, Screen
 
@@ -21,7 +22,7 @@ app = typer.Typer(
 )
 
 
-@app.command("generate")
+@app.command("generate", epilog=example("groundwire keys generate", "groundwire keys generate --print"))
 def generate(
     context: typer.Context,
     file: Annotated[
@@ -43,7 +44,7 @@ def generate(
         keys.generate(Screen(Format.AUTO), _settings(globals_of(context), data_dir), file)
 
 
-@app.command("list")
+@app.command("list", epilog=example("groundwire keys list --output json"))
 def list_(context: typer.Context, data_dir: DataDirOption = None, output: OutputOption = Format.AUTO) -> None:
     """Show every tenant's keys by number, age and master key. Keys themselves are never shown."""
     from cli import keys  # noqa: PLC0415 - the keys are only needed now
@@ -51,7 +52,7 @@ def list_(context: typer.Context, data_dir: DataDirOption = None, output: Output
     keys.show(Screen(output), _settings(globals_of(context), data_dir))
 
 
-@app.command("rotate")
+@app.command("rotate", epilog=example("groundwire keys rotate acme", "groundwire keys rotate --master"))
 def rotate(
     context: typer.Context,
     tenant: Annotated[
@@ -88,7 +89,7 @@ def rotate(
     raise typer.Exit(code)
 
 
-@app.command("shred")
+@app.command("shred", epilog=example("groundwire keys shred acme"))
 def shred(
     context: typer.Context,
     tenant: Annotated[str, typer.Argument(metavar="TENANT", help="Whose keys are destroyed, for good.")],

@@ -146,11 +146,12 @@ def write_event(logged: LoggedEvent) -> pb.LoggedEvent:
 
 @dataclass(frozen=True)
 class Listing:
-    """A page of events to find. ``scope`` binds its page tokens."""
+    """A page of events to find. ``scope`` binds its page tokens; ``start`` is None for the first page."""
 
     wanted: EventFilter
-    start: int
+    start: int | None
     limit: int
+    newest_first: bool
     scope: tuple[str, ...]
 
 
@@ -161,10 +162,11 @@ def read_listing(message: pb.ListEventsRequest, tenant: str) -> Listing:
     limit = wire_request.read_count(
         message.page_size, "page_size", default=_DEFAULT_PAGE, most=wire_request.MAX_PAGE, violations=violations
     )
-    scope = ("events", tenant, message.filter.SerializeToString(deterministic=True).hex())
+    order = "newest first" if message.newest_first else "oldest first"
+    scope = ("events", order, tenant, message.filter.SerializeToString(deterministic=True).hex())
     after = paging.read_token(message.page_token, violations, *scope)
     violations.raise_if_any()
-    return Listing(wanted, int(after) if after.isdigit() else 0, limit, scope)
+    return Listing(wanted, int(after) if after.isdigit() else None, limit, message.newest_first, scope)
 
 
 def read_watch(message: pb.WatchEventsRequest, size: int) -> tuple[EventFilter, int]:

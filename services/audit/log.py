@@ -10,6 +10,7 @@ start): repeating one of them changes nothing; an older one would be written onc
 from __future__ import annotations
 
 import asyncio
+import bisect
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -33,7 +34,9 @@ from services.journal.ports import Files
 from services.journal.segments import Trimmed
 
 REMEMBERED = 100_000
-_Added = tuple[str, str, bytes, bytes]  # event id, tenant, leaf hash, chain
+_Added = tuple[str, str, int, bytes, bytes]  # event id, tenant, time, leaf hash, chain
+# What an array holds at most, in nanoseconds: the year 2554.
+_MAX_TIME = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class AuditLog:
         self._places: dict[str, int] = {}
         self._pending: dict[str, int] = {}
         self._by_tenant: dict[str, array[int]] = {}
+        # Beside each place the latest time up to there: events are written in about the order of their times, not in it.
+        self._latest: dict[str, array[int]] = {}
         self._next = 0  # the index behind everything that was handed to the journal
         self._last: SignedCheckpoint | None = None
         self._grown = asyncio.Event()
@@ -137,7 +142,7 @@ class AuditLog:
                 leaf_hash = hash_leaf(leaf)
                 chain = extend_chain(chain, leaf_hash)
                 payloads.append(chain + leaf)
-                added.append((event.event_id, event.tenant, leaf_hash, chain))
+                added.append((event.event_id, event.tenant, event.time, leaf_hash, chain))
                 known = begun[event.event_id] = place
                 place += 1
             indexes.append(known)
@@ -201,6 +206,10 @@ class AuditLog:
         """The indexes of a tenant's events, in order; it grows."""
         return self._by_tenant.get(tenant, _NONE)
 
+    def first_since(self, tenant: str, moment: int) -> int:
+        """The place in :meth:`places_of` before which no event is as late as ``moment`` (nanoseconds since 1970)."""
+        return bisect.bisect_left(self._latest.get(tenant, _NONE), min(moment, _MAX_TIME))
+
     async def read(self, indexes: Sequence[int]) -> list[LoggedEvent]:
         """The events at ``indexes``, which ascend. Neighbours are read together."""
         found: list[LoggedEvent] = []
@@ -239,7 +248,7 @@ class AuditLog:
             await self._checkpoints.close()
 
     def _written(self, ended: asyncio.Future[int], added: Sequence[_Added]) -> None:
-        for event_id, _, _, _ in added:
+        for event_id, *_ in added:
             self._pending.pop(event_id, None)
         if ended.cancelled() or ended.exception() is not None:
             # Nothing that was handed over later is written either: go on from what is durable.
@@ -250,7 +259,7 @@ class AuditLog:
                 self._add(*event)
         self._wake()
 
-    def _add(self, event_id: str, tenant: str, leaf_hash: bytes, chain: bytes) -> None:
+    def _add(self, event_id: str, tenant: str, time_: int, leaf_hash: bytes, chain: bytes) -> None:
         index = self._tree.size
         self._tree.append(leaf_hash)
         self._durable_chain = chain
@@ -258,6 +267,8 @@ class AuditLog:
             del self._places[next(iter(self._places))]
         self._places[event_id] = index
         self._by_tenant.setdefault(tenant, array("Q")).append(index)
+        latest = self._latest.setdefault(tenant, array("Q"))
+        latest.append(max(min(time_, _MAX_TIME), latest[-1] if latest else 0))
 
     def _wake(self) -> None:
         grown, self._grown = self._grown, asyncio.Event()
@@ -281,7 +292,7 @@ class AuditLog:
             event = decode(leaf)
         except (ValueError, KeyError, TypeError) as error:
             raise DataLoss(f"event {index:,} is damaged: {error}") from error
-        self._add(event.event_id, event.tenant, leaf_hash, self._chain)
+        self._add(event.event_id, event.tenant, event.time, leaf_hash, self._chain)
         self._check_root(self._tree.size)
 
     def _check_root(self, size: int) -> None:

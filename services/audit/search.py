@@ -54,23 +54,32 @@ class Page:
     next_index: int | None
 
 
-async def find(log: AuditLog, tenant: str, wanted: EventFilter, *, start: int, limit: int) -> Page:
-    """A page of a tenant's events from the index ``start`` on."""
+async def find(
+    log: AuditLog, tenant: str, wanted: EventFilter, *, start: int | None, limit: int, newest_first: bool = False
+) -> Page:
+    """A page of a tenant's events: from the index ``start`` on or, with ``newest_first``, from there back.
+
+    ``start`` None begins with the first event, or with the newest.
+    """
     places = log.places_of(tenant)
-    end = len(places)
-    at = bisect.bisect_left(places, start, 0, end)
-    last = min(end, at + MAX_SCANNED)
+    first = 0 if wanted.start_time is None else log.first_since(tenant, wanted.start_time)
+    if newest_first:
+        order = range((len(places) if start is None else bisect.bisect_right(places, start)) - 1, first - 1, -1)
+    else:
+        order = range(max(first, bisect.bisect_left(places, start or 0)), len(places))
+    at, last = 0, min(len(order), MAX_SCANNED)
     found: list[LoggedEvent] = []
-    while at < last:
+    while at < last and len(found) < limit:
         # No further than what may still be needed: without a filter a page reads what it returns.
-        step = min(_STEP, last - at, max(1, limit - len(found)) if wanted == EventFilter() else _STEP)
-        for logged in await log.read(places[at : at + step]):
+        step = min(_STEP, last - at, limit - len(found) if wanted == EventFilter() else _STEP)
+        read = await log.read(sorted(places[position] for position in order[at : at + step]))
+        for logged in reversed(read) if newest_first else read:
             at += 1
             if wanted.admits(logged.event):
                 found.append(logged)
                 if len(found) == limit:
-                    return Page(tuple(found), places[at] if at < end else None)
-    return Page(tuple(found), places[at] if at < end else None)
+                    break
+    return Page(tuple(found), places[order[at]] if at < len(order) else None)
 
 
 async def watch(log: AuditLog, tenant: str, wanted: EventFilter, *, start: int) -> AsyncIterator[LoggedEvent]:

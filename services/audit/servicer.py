@@ -33,7 +33,14 @@ class AuditServicer(rpc.AuditServiceServicer):
         """See the contract."""
         tenant = self._caller_of().tenant
         listing = convert.read_listing(request, tenant)
-        page = await search.find(self._log, tenant, listing.wanted, start=listing.start, limit=listing.limit)
+        page = await search.find(
+            self._log,
+            tenant,
+            listing.wanted,
+            start=listing.start,
+            limit=listing.limit,
+            newest_first=listing.newest_first,
+        )
         token = "" if page.next_index is None else paging.write_token(str(page.next_index), *listing.scope)
         return pb.ListEventsResponse(events=map(convert.write_event, page.events), next_page_token=token)
 

@@ -237,3 +237,23 @@ async def test_a_damaged_log_does_not_start(tmp_path: Path, stub_of: Any) -> Non
     (tmp_path / "audit" / "signing-key").unlink()
     with pytest.raises(FailedPrecondition, match="missing"):
         await audit.assemble(AuditSettings(data_dir=tmp_path), Process())
+
+
+async def test_the_newest_are_listed_first_in_pages_of_their_own(tmp_path: Path, stub_of: Any) -> None:
+    async with audit_service(tmp_path, witness=False) as server:
+        stub = stub_of(server)
+        await append(stub, *(wire(n) for n in range(30)))
+        wanted = pb.EventFilter(method="/groundwire.query.v1.QueryService/Query")
+        found: list[int] = []
+        request = pb.ListEventsRequest(filter=wanted, page_size=8, newest_first=True)
+        while True:
+            page = await stub.ListEvents(request)
+            found += [logged.index for logged in page.events]
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+        assert found == list(range(29, -1, -1))
+        # Where a page of one order goes on is no place in the other.
+        request.newest_first = False
+        refused = await ended(stub.ListEvents(request))
+        assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["page_token"])

@@ -24,7 +24,8 @@ from typing import Any
 _ROOT = Path(__file__).resolve().parents[2]
 # What client commands import while they run; none of it starts a thread, which a fork would lose.
 _NEEDED = (
-    *("ask", "audit", "audit_verify", "caller", "client", "delete", "documents", "ingest", "keys", "on_record"),
+    *("ask", "audit", "audit_verify", "caller", "client", "collections", "delete", "documents", "ingest", "keys"),
+    "on_record",
     *("progress", "rpc_errors", "search", "status", "token"),
 )
 

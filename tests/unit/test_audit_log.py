@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -13,7 +13,7 @@ from services.audit import search
 from services.audit.adapters.memory import LocalWitness
 from services.audit.checkpointing import Checkpointing, WitnessKey
 from services.audit.event import Decision, encode
-from services.audit.log import AuditLog
+from services.audit.log import AuditLog, LoggedEvent
 from services.audit.merkle import hash_leaf, verify_consistency, verify_inclusion
 from services.audit.note import Algorithm, Note, Signer
 from services.audit.ports import CheckpointRefused
@@ -222,11 +222,73 @@ async def test_each_tenant_finds_its_own() -> None:
     await log.close()
 
 
+async def test_the_newest_come_first_where_that_is_asked_for() -> None:
+    log = await World().open()
+    await log.append([event(n, tenant="ab"[n % 2], principal=f"user:{n % 3}") for n in range(60)])
+
+    async def found(limit: int, **wanted: object) -> list[int]:
+        indexes: list[int] = []
+        start: int | None = None
+        while True:
+            page = await search.find(log, "a", EventFilter(**wanted), start=start, limit=limit, newest_first=True)  # type: ignore[arg-type] # as given
+            indexes += [logged.index for logged in page.events]
+            if page.next_index is None:
+                return indexes
+            start = page.next_index
+            # What is written meanwhile is newer than what is still to come.
+            await log.append([event(1000 + len(indexes), tenant="a", principal="user:0")])
+
+    assert await found(100) == list(range(58, -1, -2))
+    assert await found(7, end_time=event(60).time) == list(range(58, -1, -2))
+    assert await found(3, principal="user:0", end_time=event(60).time) == list(range(54, -1, -6))
+    assert await found(4, start_time=event(10).time, end_time=event(20).time) == [18, 16, 14, 12, 10]
+    assert await found(5, request_id="request-7") == []
+    await log.close()
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_the_newest_are_found_without_reading_the_rest(
+    monkeypatch: pytest.MonkeyPatch, newest_first: bool
+) -> None:
+    log = await World().open()
+    # Written in about the order of their times: one that waited in a spool is written last.
+    late = event(300, time=event(5).time)
+    await log.append([*(event(n) for n in range(300)), late])
+    read: list[int] = []
+    reading = log.read
+
+    async def noted(indexes: Sequence[int]) -> list[LoggedEvent]:
+        read.extend(indexes)
+        return await reading(indexes)
+
+    monkeypatch.setattr(log, "read", noted)
+    page = await search.find(log, "default", EventFilter(), start=None, limit=3, newest_first=newest_first)
+    assert [logged.index for logged in page.events] == ([300, 299, 298] if newest_first else [0, 1, 2])
+    assert sorted(read) == sorted(logged.index for logged in page.events)
+    read.clear()
+    since = EventFilter(start_time=event(290).time)
+    page = await search.find(log, "default", since, start=None, limit=100, newest_first=newest_first)
+    assert sorted(logged.index for logged in page.events) == list(range(290, 300))
+    assert sorted(read) == list(range(290, 301)), "nothing before the time is read, and the late one is no exception"
+    early = EventFilter(start_time=event(5).time, request_id="request-300")
+    page = await search.find(log, "default", early, start=None, limit=100, newest_first=newest_first)
+    assert [logged.index for logged in page.events] == [300]
+    for beyond in (event(301).time, 2**70):
+        page = await search.find(log, "default", EventFilter(start_time=beyond), start=None, limit=9)
+        assert (page.events, page.next_index) == ((), None)
+    await log.close()
+
+
 async def test_a_page_reads_a_bounded_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "MAX_SCANNED", 10)
     log = await filled(World(), 40)
     page = await search.find(log, "default", EventFilter(request_id="request-35"), start=0, limit=5)
     assert (page.events, page.next_index) == ((), 10)
+    wanted = EventFilter(request_id="request-5")
+    page = await search.find(log, "default", wanted, start=None, limit=5, newest_first=True)
+    assert (page.events, page.next_index) == ((), 29)
+    page = await search.find(log, "default", wanted, start=9, limit=5, newest_first=True)
+    assert ([logged.index for logged in page.events], page.next_index) == ([5], None)
     page = await search.find(log, "default", EventFilter(request_id="request-35"), start=30, limit=5)
     assert ([logged.index for logged in page.events], page.next_index) == ([35], None)
     await log.close()

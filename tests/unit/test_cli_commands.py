@@ -868,6 +868,28 @@ def test_wrong_usage_is_one_line_and_code_two(
     assert told in shown.err
 
 
+async def test_an_error_on_a_terminal_is_broken_between_words(fakes: Fakes) -> None:
+    told = "error: no-such-folder-of-a-name-that-is-long-enough is not there; name a file or\n  a folder\n"
+    command = ("ingest", "no-such-folder-of-a-name-that-is-long-enough")
+    ended = await run_on_a_terminal(*command, environment={**fakes.environment, "COLUMNS": "80"})
+    assert (ended.code, ended.out) == (2, told)
+
+
+@pytest.mark.parametrize(("given", "told"), [(b"", "stdin was empty"), (b"caf\xe9", "not text in UTF-8")])
+async def test_a_question_from_stdin_is_text(fakes: Fakes, given: bytes, told: str) -> None:
+    ended = await run("ask", "-", environment=fakes.environment, stdin=given)
+    assert (ended.code, ended.out) == (2, "")
+    assert told in ended.err
+
+
+async def test_words_that_are_no_text_are_wrong_usage(fakes: Fakes) -> None:
+    ended = await run("ask", "hotel?", "--session", "\udcff", environment=fakes.environment)
+    assert (ended.code, ended.err) == (2, "error: '\\udcff' is not text in UTF-8\n")
+    # A question is taken as UTF-8, whatever the locale made of it.
+    await run("ask", "Geb\udcc3\udcbchr?", environment=fakes.environment)
+    assert fakes.query.requests[-1].query == "Gebühr?"
+
+
 def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GROUNDWIRE_QUERRY__TIMEOUT", "1")
     assert cli_main.main(["status"]) == 2

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from groundwire.policy.v1 import policy_pb2 as groundwire_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'groundwire/audit/v1/audit_service.proto\x12\x13groundwire.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!groundwire/policy/v1/policy.proto\"\xbc\x04\n\nAuditEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x10\n\x08trace_id\x18\x04 \x01(\t\x12\x11\n\tprincipal\x18\x05 \x01(\t\x12\x16\n\x0e\x61\x63ting_service\x18\x06 \x01(\t\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x08 \x01(\t\x12\x0e\n\x06method\x18\t \x01(\t\x12\x10\n\x08resource\x18\n \x01(\t\x12/\n\x08\x64\x65\x63ision\x18\x0b \x01(\x0e\x32\x1d.groundwire.audit.v1.Decision\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x16\n\x0epolicy_version\x18\r \x01(\t\x12\x12\n\nquery_hmac\x18\x0e \x01(\x0c\x12\x14\n\x0c\x64ocument_ids\x18\x0f \x03(\t\x12\x11\n\tchunk_ids\x18\x10 \x03(\t\x12\x1b\n\x13\x64\x65nied_document_ids\x18\x11 \x03(\t\x12\x16\n\x0emodel_endpoint\x18\x12 \x01(\t\x12\x15\n\ranswer_sha256\x18\x13 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x14 \x01(\x05\x12+\n\x08\x64uration\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x05stage\x18\x16 \x01(\x0e\x32\x1a.groundwire.audit.v1.Stage\x12\x0f\n\x07\x63hanges\x18\x17 \x03(\t\"_\n\x0bLoggedEvent\x12\r\n\x05index\x18\x01 \x01(\x03\x12.\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1f.groundwire.audit.v1.AuditEvent\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\"F\n\x13\x41ppendEventsRequest\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.groundwire.audit.v1.AuditEvent\"\'\n\x14\x41ppendEventsResponse\x12\x0f\n\x07indexes\x18\x01 \x03(\x03\"\xe8\x01\n\x0b\x45ventFilter\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12/\n\x08\x64\x65\x63ision\x18\x05 \x01(\x0e\x32\x1d.groundwire.audit.v1.Decision\x12\x13\n\x0b\x64ocument_id\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"l\n\x11ListEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .groundwire.audit.v1.EventFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x12ListEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .groundwire.audit.v1.LoggedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\x12WatchEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .groundwire.audit.v1.EventFilter\x12\x13\n\x0bstart_index\x18\x02 \x01(\x03\"F\n\x13WatchEventsResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .groundwire.audit.v1.LoggedEvent\"\x16\n\x14GetCheckpointRequest\"L\n\x15GetCheckpointResponse\x12\x33\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1f.groundwire.audit.v1.Checkpoint\"z\n\nCheckpoint\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x11\n\ttree_size\x18\x02 \x01(\x03\x12\x11\n\troot_hash\x18\x03 \x01(\x0c\x12\x0c\n\x04note\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\ttree_size\x18\x02 \x01(\x03\"Q\n\x19GetInclusionProofResponse\x12\x11\n\tleaf_hash\x18\x01 \x01(\x0c\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x11\n\ttree_size\x18\x03 \x01(\x03\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\"G\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\"\x12\n\x10VerifyLogRequest\"Z\n\x11VerifyLogResponse\x12\x0e\n\x06intact\x18\x01 \x01(\x08\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\x03 \x01(\x03\x12\x10\n\x08problems\x18\x04 \x03(\t\"T\n\x17\x43osignCheckpointRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x03\x12\x19\n\x11\x63onsistency_proof\x18\x02 \x03(\x0c\x12\x0c\n\x04note\x18\x03 \x01(\t\"G\n\x18\x43osignCheckpointResponse\x12\x13\n\x0b\x63osignature\x18\x01 \x01(\t\x12\x16\n\x0ewitnessed_size\x18\x02 \x01(\x03*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45\x43ISION_ALLOWED\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_DENIED\x10\x02*W\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTAGE_BEGUN\x10\x01\x12\x0f\n\x0bSTAGE_ENDED\x10\x02\x12\x15\n\x11STAGE_INTERRUPTED\x10\x03\x32\xad\x08\n\x0c\x41uditService\x12\x7f\n\x0c\x41ppendEvents\x12(.groundwire.audit.v1.AppendEventsRequest\x1a).groundwire.audit.v1.AppendEventsResponse\"\x1a\x90\x02\x02\xaa\x9f\x19\x13\n\x05\x61udit\x12\x06\x61ppend\x18\x02 \x01\x12u\n\nListEvents\x12&.groundwire.audit.v1.ListEventsRequest\x1a\'.groundwire.audit.v1.ListEventsResponse\"\x16\x90\x02\x01\xaa\x9f\x19\x0f\n\x05\x61udit\x12\x04read\x18\x01\x12z\n\x0bWatchEvents\x12\'.groundwire.audit.v1.WatchEventsRequest\x1a(.groundwire.audit.v1.WatchEventsResponse\"\x16\x90\x02\x01\xaa\x9f\x19\x0f\n\x05\x61udit\x12\x04read\x18\x01\x30\x01\x12\x80\x01\n\rGetCheckpoint\x12).groundwire.audit.v1.GetCheckpointRequest\x1a*.groundwire.audit.v1.GetCheckpointResponse\"\x18\x90\x02\x01\xaa\x9f\x19\x11\n\x05\x61udit\x12\x06verify\x18\x02\x12\x8c\x01\n\x11GetInclusionProof\x12-.groundwire.audit.v1.GetInclusionProofRequest\x1a..groundwire.audit.v1.GetInclusionProofResponse\"\x18\x90\x02\x01\xaa\x9f\x19\x11\n\x05\x61udit\x12\x06verify\x18\x02\x12\x92\x01\n\x13GetConsistencyProof\x12/.groundwire.audit.v1.GetConsistencyProofRequest\x1a\x30.groundwire.audit.v1.GetConsistencyProofResponse\"\x18\x90\x02\x01\xaa\x9f\x19\x11\n\x05\x61udit\x12\x06verify\x18\x02\x12t\n\tVerifyLog\x12%.groundwire.audit.v1.VerifyLogRequest\x1a&.groundwire.audit.v1.VerifyLogResponse\"\x18\x90\x02\x01\xaa\x9f\x19\x11\n\x05\x61udit\x12\x06verify\x18\x01\x12\x8b\x01\n\x10\x43osignCheckpoint\x12,.groundwire.audit.v1.CosignCheckpointRequest\x1a-.groundwire.audit.v1.CosignCheckpointResponse\"\x1a\x90\x02\x02\xaa\x9f\x19\x13\n\x05\x61udit\x12\x06\x63osign\x18\x02 \x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'groundwire/audit/v1/audit_service.proto\x12\x13groundwire.audit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!groundwire/policy/v1/policy.proto\"\xbc\x04\n\nAuditEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x10\n\x08trace_id\x18\x04 \x01(\t\x12\x11\n\tprincipal\x18\x05 \x01(\t\x12\x16\n\x0e\x61\x63ting_service\x18\x06 \x01(\t\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x08 \x01(\t\x12\x0e\n\x06method\x18\t \x01(\t\x12\x10\n\x08resource\x18\n \x01(\t\x12/\n\x08\x64\x65\x63ision\x18\x0b \x01(\x0e\x32\x1d.groundwire.audit.v1.Decision\x12\x0e\n\x06reason\x18\x0c \x01(\t\x12\x16\n\x0epolicy_version\x18\r \x01(\t\x12\x12\n\nquery_hmac\x18\x0e \x01(\x0c\x12\x14\n\x0c\x64ocument_ids\x18\x0f \x03(\t\x12\x11\n\tchunk_ids\x18\x10 \x03(\t\x12\x1b\n\x13\x64\x65nied_document_ids\x18\x11 \x03(\t\x12\x16\n\x0emodel_endpoint\x18\x12 \x01(\t\x12\x15\n\ranswer_sha256\x18\x13 \x01(\x0c\x12\x0c\n\x04\x63ode\x18\x14 \x01(\x05\x12+\n\x08\x64uration\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x05stage\x18\x16 \x01(\x0e\x32\x1a.groundwire.audit.v1.Stage\x12\x0f\n\x07\x63hanges\x18\x17 \x03(\t\"_\n\x0bLoggedEvent\x12\r\n\x05index\x18\x01 \x01(\x03\x12.\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1f.groundwire.audit.v1.AuditEvent\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\"F\n\x13\x41ppendEventsRequest\x12/\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1f.groundwire.audit.v1.AuditEvent\"\'\n\x14\x41ppendEventsResponse\x12\x0f\n\x07indexes\x18\x01 \x03(\x03\"\xe8\x01\n\x0b\x45ventFilter\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12/\n\x08\x64\x65\x63ision\x18\x05 \x01(\x0e\x32\x1d.groundwire.audit.v1.Decision\x12\x13\n\x0b\x64ocument_id\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"\x82\x01\n\x11ListEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .groundwire.audit.v1.EventFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\"_\n\x12ListEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .groundwire.audit.v1.LoggedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\x12WatchEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .groundwire.audit.v1.EventFilter\x12\x13\n\x0bstart_index\x18\x02 \x01(\x03\"F\n\x13WatchEventsResponse\x12/\n\x05\x65vent\x18\x01 \x01(\x0b\x32 .groundwire.audit.v1.LoggedEvent\"\x16\n\x14GetCheckpointRequest\"L\n\x15GetCheckpointResponse\x12\x33\n\ncheckpoint\x18\x01 \x01(\x0b\x32\x1f.groundwire.audit.v1.Checkpoint\"z\n\nCheckpoint\x12\x0e\n\x06origin\x18\x01 \x01(\t\x12\x11\n\ttree_size\x18\x02 \x01(\x03\x12\x11\n\troot_hash\x18\x03 \x01(\x0c\x12\x0c\n\x04note\x18\x04 \x01(\t\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\ttree_size\x18\x02 \x01(\x03\"Q\n\x19GetInclusionProofResponse\x12\x11\n\tleaf_hash\x18\x01 \x01(\x0c\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x12\x11\n\ttree_size\x18\x03 \x01(\x03\"O\n\x1aGetConsistencyProofRequest\x12\x17\n\x0f\x66irst_tree_size\x18\x01 \x01(\x03\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\"G\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x12\x18\n\x10second_tree_size\x18\x02 \x01(\x03\"\x12\n\x10VerifyLogRequest\"Z\n\x11VerifyLogResponse\x12\x0e\n\x06intact\x18\x01 \x01(\x08\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\x12\x13\n\x0b\x63heckpoints\x18\x03 \x01(\x03\x12\x10\n\x08problems\x18\x04 \x03(\t\"T\n\x17\x43osignCheckpointRequest\x12\x10\n\x08old_size\x18\x01 \x01(\x03\x12\x19\n\x11\x63onsistency_proof\x18\x02 \x03(\x0c\x12\x0c\n\x04note\x18\x03 \x01(\t\"G\n\x18\x43osignCheckpointResponse\x12\x13\n\x0b\x63osignature\x18\x01 \x01(\t\x12\x16\n\x0ewitnessed_size\x18\x02 \x01(\x03*O\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45\x43ISION_ALLOWED\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_DENIED\x10\x02*W\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTAGE_BEGUN\x10\x01\x12\x0f\n\x0bSTAGE_ENDED\x10\x02\x12\x15\n\x11STAGE_INTERRUPTED\x10\x03\x32\xad\x08\n\x0c\x41uditService\x12\x7f\n\x0c\x41ppendEvents\x12(.groundwire.audit.v1.AppendEventsRequest\x1a).groundwire.audit.v1.AppendEventsResponse\"\x1a\x90\x02\x02\xaa\x9f\x19\x13\n\x05\x61udit\x12\x06\x61ppend\x18\x02 \x01\x12u\n\nListEvents\x12&.groundwire.audit.v1.ListEventsRequest\x1a\'.groundwire.audit.v1.ListEventsResponse\"\x16\x90\x02\x01\xaa\x9f\x19\x0f\n\x05\x61udit\x12\x04read\x18\x01\x12z\n\x0bWatchEvents\x12\'.groundwire.audit.v1.WatchEventsRequest\x1a(.groundwire.audit.v1.WatchEventsResponse\"\x16\x90\x02\x01\xaa\x9f\x19\x0f\n\x05\x61udit\x12\x04read\x18\x01\x30\x01\x12\x80\x01\n\rGetCheckpoint\x12).groundwire.audit.v1.GetCheckpointRequest\x1a*.groundwire.audit.v1.GetCheckpointResponse\"\x18\x90\x02\x01\xaa\x9f\x19\x11\n\x05\x61udit\x12\x06verify\x18\x02\x12\x8c\x01\n\x11GetInclusionProof\x12-.groundwire.audit.v1.GetInclusionProofRequest\x1a..groundwire.audit.v1.GetInclusionProofResponse\"\x18\x90\x02\x01\xaa\x9f\x19\x11\n\x05\x61udit\x12\x06verify\x18\x02\x12\x92\x01\n\x13GetConsistencyProof\x12/.groundwire.audit.v1.GetConsistencyProofRequest\x1a\x30.groundwire.audit.v1.GetConsistencyProofResponse\"\x18\x90\x02\x01\xaa\x9f\x19\x11\n\x05\x61udit\x12\x06verify\x18\x02\x12t\n\tVerifyLog\x12%.groundwire.audit.v1.VerifyLogRequest\x1a&.groundwire.audit.v1.VerifyLogResponse\"\x18\x90\x02\x01\xaa\x9f\x19\x11\n\x05\x61udit\x12\x06verify\x18\x01\x12\x8b\x01\n\x10\x43osignCheckpoint\x12,.groundwire.audit.v1.CosignCheckpointRequest\x1a-.groundwire.audit.v1.CosignCheckpointResponse\"\x1a\x90\x02\x02\xaa\x9f\x19\x13\n\x05\x61udit\x12\x06\x63osign\x18\x02 \x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,10 +50,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUDITSERVICE'].methods_by_name['VerifyLog']._serialized_options = b'\220\002\001\252\237\031\021\n\005audit\022\006verify\030\001'
   _globals['_AUDITSERVICE'].methods_by_name['CosignCheckpoint']._loaded_options = None
   _globals['_AUDITSERVICE'].methods_by_name['CosignCheckpoint']._serialized_options = b'\220\002\002\252\237\031\023\n\005audit\022\006cosign\030\002 \001'
-  _globals['_DECISION']._serialized_start=2352
-  _globals['_DECISION']._serialized_end=2431
-  _globals['_STAGE']._serialized_start=2433
-  _globals['_STAGE']._serialized_end=2520
+  _globals['_DECISION']._serialized_start=2375
+  _globals['_DECISION']._serialized_end=2454
+  _globals['_STAGE']._serialized_start=2456
+  _globals['_STAGE']._serialized_end=2543
   _globals['_AUDITEVENT']._serialized_start=165
   _globals['_AUDITEVENT']._serialized_end=737
   _globals['_LOGGEDEVENT']._serialized_start=739
@@ -64,36 +64,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPENDEVENTSRESPONSE']._serialized_end=947
   _globals['_EVENTFILTER']._serialized_start=950
   _globals['_EVENTFILTER']._serialized_end=1182
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1184
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1292
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1294
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1389
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=1391
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=1482
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1484
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1554
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1556
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1578
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1580
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1656
-  _globals['_CHECKPOINT']._serialized_start=1658
-  _globals['_CHECKPOINT']._serialized_end=1780
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1782
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1842
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1844
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1925
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1927
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=2006
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=2008
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=2079
-  _globals['_VERIFYLOGREQUEST']._serialized_start=2081
-  _globals['_VERIFYLOGREQUEST']._serialized_end=2099
-  _globals['_VERIFYLOGRESPONSE']._serialized_start=2101
-  _globals['_VERIFYLOGRESPONSE']._serialized_end=2191
-  _globals['_COSIGNCHECKPOINTREQUEST']._serialized_start=2193
-  _globals['_COSIGNCHECKPOINTREQUEST']._serialized_end=2277
-  _globals['_COSIGNCHECKPOINTRESPONSE']._serialized_start=2279
-  _globals['_COSIGNCHECKPOINTRESPONSE']._serialized_end=2350
-  _globals['_AUDITSERVICE']._serialized_start=2523
-  _globals['_AUDITSERVICE']._serialized_end=3592
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1185
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1315
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1317
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1412
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1414
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1505
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1507
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1577
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1579
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1601
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1603
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1679
+  _globals['_CHECKPOINT']._serialized_start=1681
+  _globals['_CHECKPOINT']._serialized_end=1803
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1805
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1865
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1867
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1948
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1950
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=2029
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=2031
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=2102
+  _globals['_VERIFYLOGREQUEST']._serialized_start=2104
+  _globals['_VERIFYLOGREQUEST']._serialized_end=2122
+  _globals['_VERIFYLOGRESPONSE']._serialized_start=2124
+  _globals['_VERIFYLOGRESPONSE']._serialized_end=2214
+  _globals['_COSIGNCHECKPOINTREQUEST']._serialized_start=2216
+  _globals['_COSIGNCHECKPOINTREQUEST']._serialized_end=2300
+  _globals['_COSIGNCHECKPOINTRESPONSE']._serialized_start=2302
+  _globals['_COSIGNCHECKPOINTRESPONSE']._serialized_end=2373
+  _globals['_AUDITSERVICE']._serialized_start=2546
+  _globals['_AUDITSERVICE']._serialized_end=3615
 # @@protoc_insertion_point(module_scope)

@@ -340,10 +340,13 @@ class ListEventsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many at most, 1 to 1,000; 0 means 100."""
     page_token: _builtins.str
     """Where to go on, from an earlier response."""
+    newest_first: _builtins.bool
+    """Begin with the newest event and go back in the log."""
     @_builtins.property
     def filter(self) -> Global___EventFilter:
         """The condition; absent for all."""
@@ -354,10 +357,11 @@ class ListEventsRequest(_message.Message):
         filter: Global___EventFilter | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        newest_first: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "newest_first", b"newest_first", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -375,7 +379,7 @@ class ListEventsResponse(_message.Message):
     """Where to go on; empty at the end."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoggedEvent]:
-        """The events, in log order."""
+        """The events, in log order; with newest_first, in reverse."""
 
     def __init__(
         self,

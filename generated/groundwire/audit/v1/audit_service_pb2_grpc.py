@@ -96,7 +96,8 @@ class AuditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """ListEvents returns the tenant's events that satisfy the filter, in log order, in pages.
+        """ListEvents returns the tenant's events that satisfy the filter, in log order or from the newest down, in pages.
+        A page costs the reading of a bounded number of events: it may be short, or empty, and still have a next one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

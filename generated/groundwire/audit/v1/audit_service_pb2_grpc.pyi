@@ -42,7 +42,9 @@ class AuditServiceStub:
     Repeating an event id changes nothing.
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListEventsRequest, _audit_service_pb2.ListEventsResponse]
-    """ListEvents returns the tenant's events that satisfy the filter, in log order, in pages."""
+    """ListEvents returns the tenant's events that satisfy the filter, in log order or from the newest down, in pages.
+    A page costs the reading of a bounded number of events: it may be short, or empty, and still have a next one.
+    """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.WatchEventsRequest, _audit_service_pb2.WatchEventsResponse]
     """WatchEvents sends the tenant's events as they are written."""
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetCheckpointRequest, _audit_service_pb2.GetCheckpointResponse]
@@ -74,7 +76,9 @@ class AuditServiceAsyncStub(AuditServiceStub):
     Repeating an event id changes nothing.
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListEventsRequest, _audit_service_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """ListEvents returns the tenant's events that satisfy the filter, in log order, in pages."""
+    """ListEvents returns the tenant's events that satisfy the filter, in log order or from the newest down, in pages.
+    A page costs the reading of a bounded number of events: it may be short, or empty, and still have a next one.
+    """
     WatchEvents: _aio.UnaryStreamMultiCallable[_audit_service_pb2.WatchEventsRequest, _audit_service_pb2.WatchEventsResponse]  # type: ignore[assignment]
     """WatchEvents sends the tenant's events as they are written."""
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetCheckpointRequest, _audit_service_pb2.GetCheckpointResponse]  # type: ignore[assignment]
@@ -115,7 +119,9 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.ListEventsResponse, _abc.Awaitable[_audit_service_pb2.ListEventsResponse]]:
-        """ListEvents returns the tenant's events that satisfy the filter, in log order, in pages."""
+        """ListEvents returns the tenant's events that satisfy the filter, in log order or from the newest down, in pages.
+        A page costs the reading of a bounded number of events: it may be short, or empty, and still have a next one.
+        """
 
     @_abc_1.abstractmethod
     def WatchEvents(

@@ -1,0 +1,59 @@
+"""What standard output and standard error can show: text that never fails to be written, in lines that fit."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import sys
+import textwrap
+
+_HANDLER = "groundwire.shown"
+# What commands write themselves has a meaning that is worth keeping, in one column each: tables stay aligned.
+_PLAIN = {"…": "*", "·": "-", "–": "-", "—": "-", "“": '"', "”": '"', "‘": "'", "’": "'", "❯": ">", "✓": "+", "✗": "x"}
+# A command in backticks is copied by people: it stays on one line, unless it is nearly one itself.
+_COMMAND = re.compile(r"`[^`\n]{1,48}`")
+_KEPT = "\0"
+
+
+def replace_what_cannot_be_shown() -> None:
+    """Have both streams replace what their encoding lacks; what PYTHONIOENCODING asks for instead is left alone."""
+    for stream in (sys.stdout, sys.stderr):
+        # Python's own ways, stderr's last: the first two fail, the other shows codes.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in {"strict", "surrogateescape", "backslashreplace"}:
+            stream.reconfigure(errors=_HANDLER)
+
+
+def is_unicode(stream: io.TextIOBase | object) -> bool:
+    """Whether ``stream`` can show every character."""
+    return str(getattr(stream, "encoding", "")).lower().replace("-", "").startswith("utf")
+
+
+def fitted(text: str, width: int) -> str:
+    """``text`` in lines of at most ``width`` columns, broken between words; further lines are indented.
+
+    A longer word, such as a path, stays whole: the terminal breaks it.
+    """
+    kept = _COMMAND.sub(lambda match: match[0].replace(" ", _KEPT), text)
+    lines = []
+    for line in kept.split("\n"):
+        indent = line[: len(line) - len(line.lstrip(" "))]
+        lines += textwrap.wrap(
+            line.lstrip(" "),
+            max(width, 20),
+            initial_indent=indent,
+            subsequent_indent=indent + "  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return "\n".join(lines).replace(_KEPT, " ")
+
+
+def _shown(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    shown = "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end])
+    return shown, error.end
+
+
+codecs.register_error(_HANDLER, _shown)
