@@ -53,7 +53,7 @@ class Question:
     def words_of(self, span: Span) -> str:
         """How the question writes a value, with its label or what it counts: "Tier A", "3 nights"."""
         start = span.start
-        if span.kind[0] == "label":
+        if span.kind[0] in ("label", "version"):
             heads = [token for token in self.facts.tokens if token.end <= start and token.group == "word"]
             start = heads[-1].start if heads else start
         end = span.end

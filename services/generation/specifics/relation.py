@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum
 
 from services.generation.specifics.facts import Facts
@@ -31,9 +32,7 @@ def relation(value: Span, facts: Facts) -> Relation:
         case ("identifier",):
             return _identifier(value, facts)
         case ("version",):
-            text = ".".join(str(part) for part in value.low) if isinstance(value.low, tuple) else ""
-            written = any(token.text == text and token.start < facts.end for token in facts.tokens)
-            return Relation.SAME if written else _among(value, facts.of_kind(VERSION))
+            return _version(value, facts)
         case _:
             return _among(value, facts.of_kind(value.kind))
 
@@ -99,6 +98,20 @@ def _label(value: Span, head: str, facts: Facts) -> Relation:
         # At the beginning "A" is an article, and "I" the speaker.
         return Relation.SAME if letters and (value.low not in ("A", "I") or letters != [0]) else Relation.NOTHING
     return Relation.SAME if any(span.holds(value) for span in facts.named("number")) else Relation.NOTHING
+
+
+def _version(value: Span, facts: Facts) -> Relation:
+    text = ".".join(str(part) for part in value.low) if isinstance(value.low, tuple) else ""
+    if any(token.text == text and token.start < facts.end for token in facts.tokens):
+        return Relation.SAME
+    # "Pelican 7" is read as a label, since many names have numbers.
+    labels = facts.of_kind(("label", value.owner))
+    majors = (
+        replace(span, kind=VERSION, low=(int(span.low),), high=(int(span.low),))
+        for span in labels
+        if isinstance(span.low, float)
+    )
+    return _among(value, (*facts.of_kind(VERSION), *majors))
 
 
 def _identifier(value: Span, facts: Facts) -> Relation:

@@ -29,13 +29,14 @@ from services.generation.specifics.tokens import (
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """``low`` to ``high`` of a kind, as a text says it at ``start`` to ``end``; ``open`` where one side has no bound."""
+    """``low`` to ``high`` of a kind, as a text says it at ``start`` to ``end``; ``owner`` is what a version is one of."""
 
     kind: Kind
     low: Value
     high: Value
     start: int
     end: int
+    owner: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -156,7 +157,8 @@ class _Reader(Neighbours):
             low, high = _beside(kind, low, 1), _infinite(low)
         elif before in _BELOW:
             low, high = _infinite(low, negative=True), _beside(kind, high, -1)
-        return Span(kind, low, high, token.start, token.end)
+        owner = stem(self.word(index - 1)) if kind == VERSION else ""
+        return Span(kind, low, high, token.start, token.end, owner)
 
     def _behind(self, kind: Kind, index: int) -> int:
         """Where what follows the value at ``index`` begins: behind its unit, or the month of its day."""
