@@ -6,28 +6,71 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cli.caller import CallerToken
-from cli.errors import usage
+from cli.errors import CliError, ExitCode, usage
 from cli.rpc_errors import explain
+from cli.services import NAMES
 from interceptors.client import outgoing
-from services.runtime.addresses import target
-from services.runtime.options import TlsOptions
-from services.runtime.settings import ConfigurationError
+from services.runtime.addresses import address_problem, target
+from services.runtime.options import Addresses, TlsOptions
+from services.runtime.settings import ConfigurationError, Settings, load
 
 _MAX_MESSAGE = 64 * 1024 * 1024
+_HEALTH_PATIENCE = 2.0  # seconds
+# What another service than the one that is meant may answer.
+_OF_ANOTHER = frozenset(
+    {
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+    }
+)
 
 
 @asynccontextmanager
 async def connect(service: str, address: str, tls: TlsOptions | None = None) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to ``service`` at ``address``; a call that fails inside leaves as a CliError."""
+    usual = str(Addresses.model_fields[service].default).rpartition(":")[2]
+    if problem := address_problem(address, usual, lowest=1):
+        raise usage(problem)
     channel = open_channel(address, tls)
     try:
         yield channel
     except grpc.aio.AioRpcError as error:
-        raise explain(error, service, address) from error
+        raise await explained(error, service, address, channel) from error
     finally:
         await channel.close()
+
+
+async def explained(error: grpc.aio.AioRpcError, service: str, address: str, channel: grpc.aio.Channel) -> CliError:
+    """What ``error`` means; where the call was refused, the server is asked whether it is another service."""
+    if error.code() in _OF_ANOTHER and (found := await _who_answers(channel)) and service not in found:
+        return CliError(_wrong_service(service, address, found[0]), code=ExitCode.REFUSED)
+    return explain(error, service, address)
+
+
+async def _who_answers(channel: grpc.aio.Channel) -> list[str]:
+    """The services that the server offers, by its health; none if it does not tell."""
+    stub = health_pb2_grpc.HealthStub(channel)
+    try:
+        listed = await stub.List(health_pb2.HealthListRequest(), timeout=_HEALTH_PATIENCE)
+    except grpc.aio.AioRpcError:
+        return []
+    return [name for name in NAMES if f"groundwire.{name}.v1.{name.capitalize()}Service" in listed.statuses]
+
+
+def _wrong_service(service: str, address: str, found: str) -> str:
+    told = f"{address} is the address of the {found} service, not of the {service} service"
+    try:
+        known = load(Settings).address(service)
+    except ConfigurationError:
+        known = ""
+    if known == address:
+        return f"{told}; correct the setting addresses.{service}"
+    return f"{told}, which the settings say is at {known}" if known else told
 
 
 def open_channel(address: str, tls: TlsOptions | None = None, *, reconnect_ms: int = 1_000) -> grpc.aio.Channel:
@@ -36,8 +79,8 @@ def open_channel(address: str, tls: TlsOptions | None = None, *, reconnect_ms: i
     Over TCP it uses ``tls``, if that names authorities. While nobody answers, it tries again at least every
     ``reconnect_ms`` milliseconds.
     """
-    if not address.startswith("unix:") and not address.rpartition(":")[2].isdigit():
-        raise usage(f"{address!r} is not an address; write HOST:PORT or unix:/path")
+    if problem := address_problem(address, lowest=1):
+        raise usage(problem)
     options: list[tuple[str, str | int]] = [
         ("grpc.enable_retries", 0),
         # gRPC would send even loopback addresses through the http_proxy of the environment.

@@ -15,12 +15,11 @@ import grpc
 from rich.table import Table
 from rich.text import Text
 
-from cli.client import open_channel
+from cli.client import explained, open_channel
 from cli.documents import Entry
 from cli.errors import CliError, ExitCode
 from cli.output import Format, Screen
 from cli.progress import Progress
-from cli.rpc_errors import explain
 from cli.text import clean, one_line, plural, seconds
 from groundwire.common.v1 import core_pb2, filter_pb2
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
@@ -194,12 +193,12 @@ class _Sender:
             try:
                 response: pb.IngestDocumentsResponse = await self._stub.IngestDocuments(request, timeout=self._timeout)
             except grpc.aio.AioRpcError as error:
-                explained = explain(error, "ingestion", self._address)
+                told = await explained(error, "ingestion", self._address, self._channel)
                 # A service that never answered is not there: only one that did is worth waiting for.
                 self._answered |= any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
-                if explained.retry_after is None or tries == _TRIES or not self._answered:
-                    raise explained from error
-                await asyncio.sleep(min(_LONGEST_WAIT, explained.retry_after * 2 ** (tries - 1)))
+                if told.retry_after is None or tries == _TRIES or not self._answered:
+                    raise told from error
+                await asyncio.sleep(min(_LONGEST_WAIT, told.retry_after * 2 ** (tries - 1)))
             else:
                 self._answered = True
                 return response

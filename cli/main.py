@@ -15,6 +15,7 @@ from cli.commands import ask, audit, backup, certs, delete, ingest, inspect, key
 from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.garbage import collect_rarely
 from cli.options import Globals
+from cli.text import on_terminal
 
 app = typer.Typer(
     name="groundwire",
@@ -173,6 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
+    if isinstance(error, OSError):
+        from cli.file_errors import explain  # noqa: PLC0415 - pydantic takes a while
+
+        error = explain(error) or error
     if isinstance(error, CliError):
         lines, code = error.lines(), int(error.code)
     elif callable(getattr(error, "format_message", None)):
@@ -182,7 +187,7 @@ def _report(error: Exception) -> int:
         message = f"something unexpected went wrong ({type(error).__name__}: {error})"
         lines = [f"error: {message}; run the command again with `groundwire --debug …` and report what it shows"]
         code = int(ExitCode.FAILED)
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(on_terminal(sys.stderr, lines)), file=sys.stderr)
     return code
 
 

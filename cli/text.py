@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import textwrap
+from collections.abc import Iterable
+from typing import TextIO
 
 # Everything that a terminal would obey instead of show: C0 (except tab and newline), DEL and C1.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -41,3 +45,28 @@ def size(count: float) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 document``, ``2 documents``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def on_terminal(stream: TextIO, lines: Iterable[str]) -> list[str]:
+    """``lines`` as they go to ``stream``: on a terminal broken between words, elsewhere as they are."""
+    if not stream.isatty():
+        return list(lines)
+    columns = os.environ.get("COLUMNS", "")
+    try:
+        width = int(columns) if columns.isdecimal() and int(columns) else os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        width = 0
+    # A terminal that does not know its size says 0.
+    return wrapped(lines, width or 80)
+
+
+def wrapped(lines: Iterable[str], width: int) -> list[str]:
+    """``lines`` broken between words after at most ``width`` characters; a longer word, such as a path, stays whole."""
+    found: list[str] = []
+    for line in (part for text in lines for part in text.split("\n")):
+        if len(line) <= width:
+            found.append(line)
+            continue
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        found += textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return found

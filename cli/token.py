@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from cli.caller import where_tokens_are_from
 from cli.errors import CliError, ExitCode, usage
 from cli.on_record import on_record
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unauthenticated
@@ -42,8 +43,14 @@ def mint(
             return minter.mint(tenant=tenant, subject=subject, groups=groups, roles=roles, lifetime=lifetime)
         except GroundwireError as error:
             raise usage(error.message) from error
-    wanted = f"no issuer {issuer!r} with" if issuer else "no issuer with"
-    raise usage(f"the settings have {wanted} a shared secret; `authentication.issuers` names one (docs/access.md)")
+    if issuer is None:
+        told = where_tokens_are_from(accepted(settings))
+        raise usage(f"no token can be made here: the settings have no issuer with a shared secret (HS256); {told}")
+    shared = [each.name for each in accepted(settings) if each.secret is not None]
+    raise usage(
+        f"the settings have no issuer {issuer!r} with a shared secret; "
+        + (f"there are {', '.join(shared)}" if shared else where_tokens_are_from(accepted(settings)))
+    )
 
 
 def accepted(settings: Settings) -> Sequence[IssuerOptions]:
