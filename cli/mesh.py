@@ -98,7 +98,7 @@ def check_ports(addresses: Mapping[str, str], announced: Collection[str] = ()) -
     problems: dict[str, list[str]] = {}
     for name, address in addresses.items():
         if name in announced:
-            problems.setdefault("another `groundwire up` has it", []).append(f"{address} ({name})")
+            problems.setdefault("another `groundwire up` listens there", []).append(f"{address} ({name})")
             continue
         if address.startswith("unix:"):
             if socket_answers(address.removeprefix("unix:")):
@@ -112,8 +112,8 @@ def check_ports(addresses: Mapping[str, str], announced: Collection[str] = ()) -
     if problems:
         told = "; ".join(f"{', '.join(where)}: {problem}" for problem, where in problems.items())
         raise CliError(
-            f"cannot listen on {told}; `groundwire doctor` shows who is there, "
-            "--port-base N and --data-dir DIR use other places"
+            f"cannot listen on {told}; `groundwire doctor` shows who is there; "
+            "--port-base N takes other ports (0: any free ones), --data-dir DIR another directory"
         )
 
 

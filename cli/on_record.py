@@ -141,7 +141,9 @@ async def _nobody(_: Sequence[bytes]) -> None:
 
 
 def _cannot(error: Exception) -> CliError:
-    known = explain(error) if isinstance(error, OSError) else None
+    # The journal says what it could not do; the disk, why.
+    origin = error if isinstance(error, OSError) else error.__cause__
+    known = explain(origin) if isinstance(origin, OSError) else None
     why = known.message if known else error.message if isinstance(error, GroundwireError) else str(error)
     code = known.code if known else ExitCode.UNAVAILABLE
     return CliError(f"nothing was changed: it cannot be put on record: {why}", code=code)

@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from cli.text import wrapped
+
 
 class Format(StrEnum):
     """How data is shown."""
@@ -56,5 +58,7 @@ class Screen:
         self.out.print(renderable)
 
     def note(self, message: str, style: str | None = None) -> None:
-        """A remark on stderr."""
+        """A remark on stderr; on a terminal it is broken between words."""
+        if self.err.is_terminal:
+            message = "\n".join(wrapped([message], self.err.width))
         self.err.print(message, style=style, soft_wrap=True)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cli.errors import usage
+from cli.file_errors import refuse_obstacle
 from cli.keys import explained
 from cli.on_record import Noted, on_record
 from cli.options import Globals
@@ -110,6 +111,7 @@ async def back_up(screen: Screen, installation: Installation, target: Path | Non
     logs.configure(installation.settings.log.model_copy(update={"level": "warning"}))
     now = datetime.now(UTC)
     backup_id = new_backup_id(now)
+    refuse_obstacle(installation.settings.data_dir)
     with explained():
         if not installation.settings.catalog_path.is_file():
             raise NotFound(

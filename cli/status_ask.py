@@ -137,7 +137,7 @@ class Peers:
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 return "it does not answer in time"
             case _:
-                return one_line(explain(error, name, self.where.addresses[name]).message)
+                return one_line(explain(error, name, self.where.addresses[name]).message, 400)
 
     def _monitoring(self) -> MonitoringServiceAsyncStub:
         stub: MonitoringServiceAsyncStub = monitoring_rpc.MonitoringServiceStub(self._channel("monitoring"))

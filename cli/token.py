@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from cli.caller import where_tokens_are_from
 from cli.errors import CliError, ExitCode, usage
+from cli.file_errors import explain
 from cli.on_record import on_record
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unauthenticated
 from services.runtime import development
@@ -57,6 +58,10 @@ def accepted(settings: Settings) -> Sequence[IssuerOptions]:
     """The issuers whose tokens count: the configured ones, or the data directory's own."""
     try:
         return settings.authentication.issuers or [development.issuer(settings)]
+    except OSError as error:
+        # Such as one of a full disk, which names no file.
+        error.filename = error.filename or str(settings.data_dir)
+        raise explain(error) or error from error
     except FailedPrecondition as error:
         raise CliError(f"{development.key_path(settings)}: {error.message}", code=ExitCode.USAGE) from error
 

@@ -64,7 +64,7 @@ def unusable(
     why = meaning(error) or (error.strerror or str(error)).lower()
     another = f"name another one with {named_by}"
     if (obstacle := obstacle_of(directory)) is not None:
-        it = "it" if obstacle == directory else str(obstacle)
+        it = "it" if obstacle == directory.absolute() else str(obstacle)
         return f"{what} {directory} cannot be used: {it} is not a directory; {another}"
     if is_full(error):
         return f"{what} {directory} cannot be used: {why}; free some space there, or {another}"
@@ -78,7 +78,7 @@ def unusable(
 def obstacles(directory: Path) -> str | None:
     """Why ``directory`` could not be used, without making anything; None if it could be."""
     if (obstacle := obstacle_of(directory)) is not None:
-        return f"{obstacle} is not a directory"
+        return f"{'it' if obstacle == directory.absolute() else obstacle} is not a directory"
     existing = next(folder for folder in (directory.absolute(), *directory.absolute().parents) if folder.exists())
     if os.access(existing, os.W_OK | os.X_OK):
         return None

@@ -36,14 +36,18 @@ class Origin:
         self._from_file = from_file
 
     def of(self, path: Sequence[str | int]) -> str:
-        """Where the setting at ``path`` was set, as a person would look for it."""
-        for length in range(len(path), 0, -1):
-            name = self._variables.get(self._variable(path[:length]))
-            # A variable may set a whole section at once, as JSON, or only another part of it.
-            if name is not None and (length == len(path) or _holds(self._environ[name], path[length:])):
-                return f"{name}: {_dotted(path[length:])}" if length < len(path) else name
+        """Where the setting at ``path`` was set, or left out, as a person would look for it."""
+        if (name := self._variables.get(self._variable(path))) is not None:
+            return name
+        in_file = self._file is not None and _reached(self._from_file, path)
+        # A variable may set a whole section at once, as JSON; what is missing there is so because of what is there.
+        for known in (path,) if in_file else (path, path[:-1]):
+            for length in range(len(known), 0, -1):
+                name = self._variables.get(self._variable(path[:length]))
+                if name is not None and _reached(_json(self._environ[name]), known[length:]):
+                    return f"{name}: {_dotted(path[length:])}"
         below = [name for upper, name in self._variables.items() if upper.startswith(self._variable(path) + "__")]
-        if self._file is not None and (not below or _reached(self._from_file, path)):
+        if in_file or (self._file is not None and not below):
             below.append(f"{self._file}: {_dotted(path)}")
         return ", ".join(below) or self._variable(path)
 
@@ -161,12 +165,11 @@ def _or(choices: Sequence[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def _holds(value: str, path: Sequence[str | int]) -> bool:
+def _json(value: str) -> Any:
     try:
-        # All but the last part, which may be what is missing.
-        return _reached(json.loads(value), path[:-1])
+        return json.loads(value)
     except ValueError:
-        return False
+        return None
 
 
 def _reached(tree: Any, path: Sequence[str | int]) -> bool:
