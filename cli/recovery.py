@@ -108,10 +108,10 @@ class Wanted:
 
 async def back_up(screen: Screen, installation: Installation, target: Path | None, keys: Path | None) -> int:
     """Write a backup, the keys, or both; returns the exit code."""
+    refuse_obstacle(installation.settings.data_dir)
     logs.configure(installation.settings.log.model_copy(update={"level": "warning"}))
     now = datetime.now(UTC)
     backup_id = new_backup_id(now)
-    refuse_obstacle(installation.settings.data_dir)
     with explained():
         if not installation.settings.catalog_path.is_file():
             raise NotFound(

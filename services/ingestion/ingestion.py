@@ -280,7 +280,9 @@ async def _answered(work: Awaitable[_T], failure: Failure, who: str) -> _T:
     try:
         return await work
     except DiskFull as error:
-        raise _Failed(failure.value, f"{who} did not take it: {error.message}, and try again.", retryable=True) from error
+        raise _Failed(
+            failure.value, f"{who} did not take it: {error.message}, and try again.", retryable=True
+        ) from error
     except (Unavailable, DeadlineExceeded, ResourceExhausted) as error:
         raise _Failed(failure.value, f"{who} did not answer; try again.", retryable=True) from error
     except GroundwireError as error:
