@@ -7,6 +7,7 @@ import os
 import pty
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,19 @@ from tests.support.processes import PATIENCE
 from tests.support.recording import memory_recorder
 
 _ISSUER = "https://idp.example.org"
-_PUBLIC = IssuerOptions(name=_ISSUER, algorithm="RS256", jwks_url=f"{_ISSUER}/keys")  # type: ignore[call-arg]
-_SHARED = IssuerOptions(name="shared", algorithm="HS256", secret="0" * 32)  # type: ignore[call-arg, arg-type]
+_PUBLIC = IssuerOptions(name=_ISSUER, algorithm="RS256", jwks_url=f"{_ISSUER}/keys")
+_SHARED = IssuerOptions(name="shared", algorithm="HS256", secret="0" * 32)
 
 
 class Query(query_rpc.QueryServiceServicer):
     """Knows nobody."""
 
-    Query = unbuilt
+    Query = DeleteSession = GetSession = SubmitFeedback = unbuilt
 
     async def StreamQuery(self, request: query_pb.QueryRequest, context: Any) -> AsyncIterator[query_pb.QueryEvent]:  # noqa: N802
-        raise Unauthenticated
-        yield
+        if request.query:
+            raise Unauthenticated
+        yield query_pb.QueryEvent()
 
 
 class Retrieval(retrieval_rpc.RetrievalServiceServicer):
@@ -84,7 +86,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         service = Service(
             name=name,
             descriptors=[pb.DESCRIPTOR.services_by_name[f"{name.capitalize()}Service"]],
-            register=lambda server, add=add, servicer=servicer: add(servicer, server),
+            register=partial(add, servicer),
             ready=_nothing,
             close=_nothing,
             recorder=memory_recorder(name)[0],
