@@ -64,8 +64,8 @@ def _elsewhere(service: ServiceView, where: Where) -> bool:
 def _say_what_to_do(screen: Screen, picture: Picture) -> None:
     nobody = all(service.state == UNHEALTHY for service in picture.services)
     if not picture.watched and not nobody:
-        told = f"monitoring does not tell: {picture.why}" if picture.why else "monitoring does not tell"
-        screen.note(f"{told}: each service was asked, and knows only of itself", style="yellow")
+        told = "monitoring does not tell: each service was asked, and knows only of itself"
+        screen.note(f"{told}; {picture.why}" if picture.why else told, style="yellow")
     if picture.not_healthy and screen.pretty:
         remedy = "`groundwire up` starts it" if nobody else "`groundwire doctor` looks for the cause"
         count = plural(len(picture.services), "service")

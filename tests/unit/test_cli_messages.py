@@ -60,10 +60,11 @@ class Retrieval(retrieval_rpc.RetrievalServiceServicer):
 
 @dataclass
 class Served:
-    """Where the two services are, and what tells the commands so."""
+    """Where the services are, ``stranger`` knowing nobody, and what tells the commands so."""
 
     query: str
     retrieval: str
+    stranger: str
     environment: dict[str, str]
 
     async def run(self, *arguments: str, **changes: str) -> tuple[int, str, str]:
@@ -75,14 +76,16 @@ class Served:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    """A query service and a retrieval service."""
+    """A query service, a retrieval service, and one more, which knows nobody."""
     settings = Settings(data_dir=tmp_path)
     services: list[tuple[str, Any, Callable[[Any, grpc.aio.Server], None], Any]] = [
         ("query", Query(), query_rpc.add_QueryServiceServicer_to_server, query_pb),
         ("retrieval", Retrieval(), retrieval_rpc.add_RetrievalServiceServicer_to_server, retrieval_pb),
+        ("retrieval", Retrieval(), retrieval_rpc.add_RetrievalServiceServicer_to_server, retrieval_pb),
     ]
+    identities = [development_identity(settings), development_identity(settings), _nobody]
     servers = []
-    for name, servicer, add, pb in services:
+    for (name, servicer, add, pb), identity in zip(services, identities, strict=True):
         service = Service(
             name=name,
             descriptors=[pb.DESCRIPTOR.services_by_name[f"{name.capitalize()}Service"]],
@@ -92,21 +95,25 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
             recorder=memory_recorder(name)[0],
             max_request_bytes=MIB,
         )
-        servers.append(Server(service, settings, development_identity(settings)))
+        servers.append(Server(service, settings, identity))
         await servers[-1].start("127.0.0.1:0")
-    query, retrieval = (f"127.0.0.1:{server.port}" for server in servers)
+    query, retrieval, stranger = (f"127.0.0.1:{server.port}" for server in servers)
     environment = {
         "GROUNDWIRE_DATA_DIR": str(tmp_path),
         "GROUNDWIRE_ADDRESSES__QUERY": query,
         "GROUNDWIRE_ADDRESSES__RETRIEVAL": retrieval,
     }
-    yield Served(query, retrieval, environment)
+    yield Served(query, retrieval, stranger, environment)
     for server in servers:
         await server.drain(delay=0, grace=0)
 
 
 async def _nothing() -> None:
     return None
+
+
+async def _nobody(*_: Any) -> Any:
+    raise Unauthenticated
 
 
 # --- the wrong place ------------------------------------------------------------------------------------------------
@@ -155,7 +162,7 @@ async def test_a_server_that_is_no_service_of_ours_is_told_apart() -> None:
     server = grpc.aio.server()
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    where = Served("", "", {})
+    where = Served("", "", "", {})
     try:
         code, _, err = await where.run("ask", "x", "--address", f"127.0.0.1:{port}")
     finally:
@@ -175,7 +182,7 @@ async def test_a_server_without_grpc_is_told_apart() -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        code, _, err = await Served("", "", {}).run("ask", "x", "--address", f"127.0.0.1:{port}")
+        code, _, err = await Served("", "", "", {}).run("ask", "x", "--address", f"127.0.0.1:{port}")
     assert code == 3
     assert err == (
         f"error: the query service at 127.0.0.1:{port}: what answers there is no gRPC server: check the address\n"
@@ -243,6 +250,19 @@ async def test_who_is_not_known_is_told_what_to_do(
     assert (code, out, len(err.splitlines())) == (4, "", 1)
     assert err.startswith(f"error: the query service at {served.query} does not know you: ")
     assert told.replace("{data}", str(tmp_path)) in err
+
+
+async def test_status_says_why_monitoring_does_not_tell(served: Served) -> None:
+    # The query service stands in: it lets nobody see a topology either.
+    code, _, err = await served.run("status", "--timeout", "30", GROUNDWIRE_ADDRESSES__MONITORING=served.query)
+    assert code == 3
+    assert err == "monitoring does not tell: each service was asked, and knows only of itself\n"
+    changes = {
+        "GROUNDWIRE_ADDRESSES__MONITORING": served.stranger,
+        "GROUNDWIRE_AUTHENTICATION__ISSUERS": ISSUERS,
+    }
+    _, _, err = await served.run("status", "--timeout", "30", **changes)
+    assert f"does not know you: no token was sent; get one from {_ISSUER}" in err
 
 
 def test_no_token_can_be_made_where_only_the_issuer_signs(
