@@ -23,7 +23,7 @@ LOCK = "up.lock"
 class MeshLock:
     """The right to run the mesh of one data directory: two locks on one file.
 
-    One (POSIX) belongs to the process of ``groundwire up`` alone. The other (flock) belongs to everybody who has the
+    One (POSIX) belongs to the process of ``groundwire up`` alone. The other (flock) belongs to every process with the
     ``descriptor``, which it lends to the processes of the mesh: it is free when the last of them has ended.
     """
 

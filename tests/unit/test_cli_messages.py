@@ -42,7 +42,7 @@ _SHARED = IssuerOptions(name="shared", algorithm="HS256", secret="0" * 32)
 
 
 class Query(query_rpc.QueryServiceServicer):
-    """Knows nobody."""
+    """Refuses every caller as unknown."""
 
     Query = DeleteSession = GetSession = SubmitFeedback = unbuilt
 
@@ -60,7 +60,7 @@ class Retrieval(retrieval_rpc.RetrievalServiceServicer):
 
 @dataclass
 class Served:
-    """Where the services are, ``stranger`` knowing nobody, and what tells the commands so."""
+    """Where the services are, ``stranger`` refusing every caller, and what tells the commands so."""
 
     query: str
     retrieval: str
@@ -76,14 +76,14 @@ class Served:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    """A query service, a retrieval service, and one more, which knows nobody."""
+    """A query service, a retrieval service, and one more, which refuses every caller."""
     settings = Settings(data_dir=tmp_path)
     services: list[tuple[str, Any, Callable[[Any, grpc.aio.Server], None], Any]] = [
         ("query", Query(), query_rpc.add_QueryServiceServicer_to_server, query_pb),
         ("retrieval", Retrieval(), retrieval_rpc.add_RetrievalServiceServicer_to_server, retrieval_pb),
         ("retrieval", Retrieval(), retrieval_rpc.add_RetrievalServiceServicer_to_server, retrieval_pb),
     ]
-    identities = [development_identity(settings), development_identity(settings), _nobody]
+    identities = [development_identity(settings), development_identity(settings), _refuse]
     servers = []
     for (name, servicer, add, pb), identity in zip(services, identities, strict=True):
         service = Service(
@@ -112,7 +112,7 @@ async def _nothing() -> None:
     return None
 
 
-async def _nobody(*_: Any) -> Any:
+async def _refuse(*_: Any) -> Any:
     raise Unauthenticated
 
 
@@ -253,7 +253,7 @@ async def test_who_is_not_known_is_told_what_to_do(
 
 
 async def test_status_says_why_monitoring_does_not_tell(served: Served) -> None:
-    # The query service stands in: it lets nobody see a topology either.
+    # The query service stands in: it has no topology.
     code, _, err = await served.run("status", "--timeout", "30", GROUNDWIRE_ADDRESSES__MONITORING=served.query)
     assert code == 3
     assert err == "monitoring does not tell: each service was asked, and knows only of itself\n"

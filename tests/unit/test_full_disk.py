@@ -1,4 +1,4 @@
-"""A full disk is called one: by the catalog, the key store and the record of a command, and wherever documents are sent."""
+"""A full disk is called one: by the catalog, the key store and the record of a command, and the service that takes documents in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two meshes never share a data directory or ports, and a killed one is in nobody's way."""
+"""Two meshes never share a data directory or ports, and a killed one blocks no other."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_killed_mesh_is_waited_for_until_its_processes_have_ended(tmp_path: Pa
             assert "was killed; waiting until all of its processes have ended" in said[0]
 
 
-def test_a_killed_mesh_without_processes_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_killed_mesh_without_processes_blocks_no_other(tmp_path: Path) -> None:
     with another_mesh(tmp_path) as first:
         assert first.stdin is not None
         first.stdin.close()
