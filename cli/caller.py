@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 
 from cli.errors import CliError, ExitCode
 from services.corpus.errors import FailedPrecondition
+from services.runtime.options import IssuerOptions
 from services.runtime.settings import TOKEN_VARIABLE, ConfigurationError, Settings, is_loopback, load
 
 # A token of the development identity is minted again after this, in seconds; it is valid for longer.
@@ -51,3 +53,35 @@ def _mint() -> str | None:
         return development.mint(settings)
     except FailedPrecondition as error:
         raise CliError(f"{development.key_path(settings)}: {error.message}", code=ExitCode.USAGE) from error
+
+
+def why_unknown(address: str) -> str:
+    """Why a service at ``address`` does not know this caller, and what to do about it."""
+    try:
+        settings = load(Settings)
+    except ConfigurationError:
+        return f"put a token into {TOKEN_VARIABLE}"
+    issuers = settings.authentication.issuers
+    if os.environ.get(TOKEN_VARIABLE, "").strip():
+        told = f"it does not accept the token in {TOKEN_VARIABLE}, which may have expired or be meant for others"
+        return f"{told}; {where_tokens_are_from(issuers)}"
+    if issuers:
+        return f"no token was sent; {where_tokens_are_from(issuers)}"
+    if not settings.authentication.required:
+        return f"it wants a token, though the settings here do not; use its settings, or set {TOKEN_VARIABLE}"
+    if not is_loopback(address):
+        return f"no token was sent, because that of a data directory never leaves its machine; set {TOKEN_VARIABLE}"
+    return (
+        f"it does not use the secret of the data directory {settings.data_dir}; "
+        f"set GROUNDWIRE_DATA_DIR to the one that it uses, or put a token into {TOKEN_VARIABLE}"
+    )
+
+
+def where_tokens_are_from(issuers: Sequence[IssuerOptions]) -> str:
+    """How a person comes by a token of one of ``issuers``; without any, by one of the data directory."""
+    if not issuers:
+        return f"make one with `export {TOKEN_VARIABLE}=$(groundwire token)`"
+    if any(issuer.secret is not None for issuer in issuers):
+        return f"make one with `export {TOKEN_VARIABLE}=$(groundwire token --subject NAME --role reader)`"
+    names = " or ".join(issuer.name for issuer in issuers)
+    return f"get one from {names} and put it into {TOKEN_VARIABLE}: only the issuer has the key that signs"

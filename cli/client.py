@@ -6,16 +6,28 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cli.caller import CallerToken
-from cli.errors import CliError, usage
+from cli.errors import CliError, ExitCode, usage
 from cli.rpc_errors import explain
+from cli.services import NAMES
 from interceptors.client import outgoing
-from services.runtime.addresses import target
-from services.runtime.options import TlsOptions
-from services.runtime.settings import ConfigurationError
+from services.runtime.addresses import address_problem, target
+from services.runtime.options import Addresses, TlsOptions
+from services.runtime.settings import ConfigurationError, Settings, load
 
 _MAX_MESSAGE = 64 * 1024 * 1024
+_HEALTH_PATIENCE = 2.0  # seconds
+# What another service than the one that is meant may answer.
+_OF_ANOTHER = frozenset(
+    {
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+    }
+)
 
 
 @asynccontextmanager
@@ -27,29 +39,60 @@ async def connect(
     ``collections_at`` is the ingestion service's address, where it is known: it says which collections there are when
     the one that was named is not there.
     """
+    usual = str(Addresses.model_fields[service].default).rpartition(":")[2]
+    if problem := address_problem(address, usual, lowest=1):
+        raise usage(problem)
     channel = open_channel(address, tls)
     try:
         yield channel
     except grpc.aio.AioRpcError as error:
-        raise await explain_call(error, service, address, tls, collections_at=collections_at) from error
+        raise await explained(error, service, address, channel, tls, collections_at=collections_at) from error
     finally:
         await channel.close()
 
 
-async def explain_call(
+async def explained(
     error: grpc.aio.AioRpcError,
     service: str,
     address: str,
+    channel: grpc.aio.Channel,
     tls: TlsOptions | None = None,
     *,
     collections_at: str | None = None,
 ) -> CliError:
-    """What a failed call means, and for a collection that is not there also which ones are."""
+    """What ``error`` means.
+
+    For a collection that is not there, it says which ones are (see :func:`connect`). Where the call was refused, the
+    server is asked whether it is another service.
+    """
     from cli.collections import missing_in, unknown  # noqa: PLC0415 - which imports this module
 
     if name := missing_in(error):
         return await unknown(name, collections_at, tls)
+    if error.code() in _OF_ANOTHER and (found := await _who_answers(channel)) and service not in found:
+        return CliError(_wrong_service(service, address, found[0]), code=ExitCode.REFUSED)
     return explain(error, service, address)
+
+
+async def _who_answers(channel: grpc.aio.Channel) -> list[str]:
+    """The services that the server offers, by its health; none if it does not tell."""
+    stub = health_pb2_grpc.HealthStub(channel)
+    try:
+        listed = await stub.List(health_pb2.HealthListRequest(), timeout=_HEALTH_PATIENCE)
+    except grpc.aio.AioRpcError:
+        return []
+    return [name for name in NAMES if f"groundwire.{name}.v1.{name.capitalize()}Service" in listed.statuses]
+
+
+def _wrong_service(service: str, address: str, found: str) -> str:
+    told = f"{address} is the address of the {found} service, not of the {service} service"
+    try:
+        known = load(Settings).address(service)
+    except ConfigurationError:
+        known = ""
+    if known == address:
+        return f"{told}; correct the setting addresses.{service}"
+    return f"{told}, which the settings say is at {known}" if known else told
 
 
 def open_channel(address: str, tls: TlsOptions | None = None, *, reconnect_ms: int = 1_000) -> grpc.aio.Channel:
@@ -58,8 +101,8 @@ def open_channel(address: str, tls: TlsOptions | None = None, *, reconnect_ms: i
     Over TCP it uses ``tls``, if that names authorities. While nobody answers, it tries again at least every
     ``reconnect_ms`` milliseconds.
     """
-    if not address.startswith("unix:") and not address.rpartition(":")[2].isdigit():
-        raise usage(f"{address!r} is not an address; write HOST:PORT or unix:/path")
+    if problem := address_problem(address, lowest=1):
+        raise usage(problem)
     options: list[tuple[str, str | int]] = [
         ("grpc.enable_retries", 0),
         # gRPC would send even loopback addresses through the http_proxy of the environment.

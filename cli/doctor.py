@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from rich.table import Table
 from rich.text import Text
 
+from cli.caller import where_tokens_are_from
 from cli.errors import CliError, ExitCode
 from cli.mesh import listen_problem
 from cli.options import Globals
@@ -28,8 +29,9 @@ from cli.status_view import HEALTHY, UNHEALTHY
 from cli.text import plural, size
 from services.corpus.errors import GroundwireError
 from services.embedding.weights import BGE_SMALL_EN, MS_MARCO_MINILM_L12, WeightSources, find_weights
+from services.runtime.data_directory import obstacles
 from services.runtime.options import TlsOptions
-from services.runtime.settings import ConfigurationError, Settings, otlp_configured
+from services.runtime.settings import TOKEN_VARIABLE, ConfigurationError, Settings, otlp_configured
 from services.runtime.tls import listening_tls
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
@@ -156,10 +158,11 @@ def weights(model: str, models_dir: Path | None) -> Finding:
 
 def data_directory(path: Path) -> Iterator[Finding]:
     """Whether durable data can be kept in ``path``, and who does so now."""
-    existing = next((folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()), Path("/"))
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        yield Finding(FAIL, "Data", f"{path} cannot be written", "change its owner or mode, or set GROUNDWIRE_DATA_DIR")
+    if problem := obstacles(path):
+        remedy = "change its owner or mode, or set GROUNDWIRE_DATA_DIR to a directory that can be written"
+        yield Finding(FAIL, "Data", f"{path} cannot be used: {problem}", remedy)
         return
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     yield Finding(OK, "Data", f"{path}" + ("" if path.exists() else " (made at the first start)"))
     free = shutil.disk_usage(existing).free
     state = OK if free >= _LOW_SPACE else WARN if free >= _NO_SPACE else FAIL
@@ -195,7 +198,11 @@ def callers(settings: Settings) -> Finding:
     """Who is let in."""
     issuers = settings.authentication.issuers
     if issuers:
-        return Finding(OK, "Callers", "need a token of " + ", ".join(issuer.name for issuer in issuers))
+        found = "need a token of " + ", ".join(issuer.name for issuer in issuers)
+        if os.environ.get(TOKEN_VARIABLE, "").strip():
+            return Finding(OK, "Callers", f"{found}; commands send the one in {TOKEN_VARIABLE}")
+        remedy = f"commands have none: {where_tokens_are_from(issuers)}"
+        return Finding(OK, "Callers", found, remedy)
     if settings.authentication.required:
         return Finding(
             OK, "Callers", "need a token, which whoever can read the data directory can make; this machine only"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-from cli.client import explain_call, open_channel
+from cli.client import explained, open_channel
 from cli.documents import Entry, Found
 from cli.errors import CliError
 from cli.ingest_report import Report, Result
@@ -239,15 +239,15 @@ class _Sender:
             try:
                 response: pb.IngestDocumentsResponse = await self._stub.IngestDocuments(request, timeout=self._timeout)
             except grpc.aio.AioRpcError as error:
-                explained = await explain_call(
-                    error, "ingestion", self._address, self._tls, collections_at=self._address
+                told = await explained(
+                    error, "ingestion", self._address, self._channel, self._tls, collections_at=self._address
                 )
                 # A service that never answered is not there: only one that did is worth waiting for.
                 self._answered |= any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
-                if explained.retry_after is None or tries == _TRIES or not self._answered:
-                    raise explained from error
+                if told.retry_after is None or tries == _TRIES or not self._answered:
+                    raise told from error
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(min(_LONGEST_WAIT, explained.retry_after * 2 ** (tries - 1))):
+                    async with asyncio.timeout(min(_LONGEST_WAIT, told.retry_after * 2 ** (tries - 1))):
                         await self._stopped.wait()
                 if self._stopped.is_set():
                     raise _Stopped from error

@@ -13,6 +13,7 @@ from typing import Any
 from rich.text import Text
 
 from cli.errors import CliError, ExitCode, usage
+from cli.file_errors import refuse_obstacle
 from cli.on_record import on_record
 from cli.output import Format, Screen
 from cli.tables import fitted_table
@@ -49,6 +50,7 @@ def explained() -> Iterator[None]:
 @contextmanager
 def existing_key_store(settings: Settings) -> Iterator[SqliteKeyStore]:
     """The key store of a data directory that has one."""
+    refuse_obstacle(settings.data_dir)
     if not key_store_path(settings.keys_dir).exists():
         raise CliError(
             f"there are no keys under {settings.keys_dir}: nothing was stored yet, or --data-dir names another place"
@@ -99,6 +101,7 @@ def _file_of(settings: Settings) -> Path:
 
 def show(screen: Screen, settings: Settings) -> None:
     """Every tenant, and the master keys at hand."""
+    refuse_obstacle(settings.data_dir)
     records: list[KeyRecord] = []
     if key_store_path(settings.keys_dir).exists():
         with existing_key_store(settings) as store:

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Annotated
 
 import typer
@@ -18,7 +17,7 @@ from cli.errors import EXIT_CODES, CliError, ExitCode
 from cli.garbage import collect_rarely
 from cli.help import example, show_plainly
 from cli.options import Globals
-from cli.streams import fitted, replace_what_cannot_be_shown
+from cli.streams import on_terminal, replace_what_cannot_be_shown
 
 app = typer.Typer(
     name="groundwire",
@@ -200,6 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
+    if isinstance(error, OSError):
+        from cli.file_errors import explain  # noqa: PLC0415 - pydantic takes a while
+
+        error = explain(error) or error
     if isinstance(error, CliError):
         lines, code = error.lines(), int(error.code)
     elif callable(getattr(error, "format_message", None)):
@@ -212,9 +215,7 @@ def _report(error: Exception) -> int:
         message = f"something unexpected went wrong ({type(error).__name__}: {error})"
         lines = [f"error: {message}; run the command again with `groundwire --debug …` and report what it shows"]
         code = int(ExitCode.FAILED)
-    said = "\n".join(lines)
-    # Elsewhere a message is a line, to be searched for.
-    print(fitted(said, get_terminal_size().columns) if sys.stderr.isatty() else said, file=sys.stderr)
+    print("\n".join(on_terminal(sys.stderr, lines)), file=sys.stderr)
     return code
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +90,16 @@ def plan(
     return Plan(settings, environment, port_base, data_dir is not None, workers)
 
 
-def check_ports(addresses: Mapping[str, str]) -> None:
-    """Raise CliError, before anything is started, when an address cannot be listened on."""
+def check_ports(addresses: Mapping[str, str], announced: Collection[str] = ()) -> None:
+    """Raise CliError, before anything is started, when an address cannot be listened on.
+
+    ``announced`` are the services where another ``groundwire up`` is about to listen.
+    """
     problems: dict[str, list[str]] = {}
     for name, address in addresses.items():
+        if name in announced:
+            problems.setdefault("another `groundwire up` listens there", []).append(f"{address} ({name})")
+            continue
         if address.startswith("unix:"):
             if socket_answers(address.removeprefix("unix:")):
                 problems.setdefault("another groundwire uses this data directory", []).append(f"{address} ({name})")
@@ -106,8 +112,8 @@ def check_ports(addresses: Mapping[str, str]) -> None:
     if problems:
         told = "; ".join(f"{', '.join(where)}: {problem}" for problem, where in problems.items())
         raise CliError(
-            f"cannot listen on {told}; `groundwire doctor` shows who is there, "
-            "--port-base N and --data-dir DIR use other places"
+            f"cannot listen on {told}; `groundwire doctor` shows who is there; "
+            "--port-base N takes other ports (0: any free ones), --data-dir DIR another directory"
         )
 
 
@@ -167,11 +173,18 @@ def free_ports(count: int, among: Sequence[int] = _PORTS) -> list[int]:
 
 
 def supervisor(
-    planned: Plan, *, processes: bool, say: Callable[[str], None], debug: bool = False, output: IO[bytes] | None = None
+    planned: Plan,
+    *,
+    processes: bool,
+    say: Callable[[str], None],
+    debug: bool = False,
+    output: IO[bytes] | None = None,
+    lent: Sequence[int] = (),
 ) -> Supervisor:
     """The processes of the mesh: the store and the witness alone, and the others in one process or in one or more each.
 
-    CliError when the port of a service with several cannot be held for them.
+    All of them inherit the descriptors ``lent``. CliError when the port of a service with several cannot be held for
+    them.
     """
     held: list[Reservation] = []
 
@@ -205,6 +218,7 @@ def supervisor(
         options=("--debug",) if debug else (),
         output=output,
         held=held,
+        lent=lent,
     )
 
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import grpc
 
 from cli.errors import CliError, ExitCode
+from cli.file_errors import explain
 from groundwire.audit.v1 import audit_service_pb2 as pb
 from services.corpus.errors import GroundwireError, Unavailable
 from services.journal.files import DirectoryFiles
@@ -140,5 +141,9 @@ async def _nobody(_: Sequence[bytes]) -> None:
 
 
 def _cannot(error: Exception) -> CliError:
-    why = error.message if isinstance(error, GroundwireError) else getattr(error, "strerror", None) or str(error)
-    return CliError(f"nothing was changed: it cannot be put on record: {why}", code=ExitCode.UNAVAILABLE)
+    # The journal says what it could not do; the disk, why.
+    origin = error if isinstance(error, OSError) else error.__cause__
+    known = explain(origin) if isinstance(origin, OSError) else None
+    why = known.message if known else error.message if isinstance(error, GroundwireError) else str(error)
+    code = known.code if known else ExitCode.UNAVAILABLE
+    return CliError(f"nothing was changed: it cannot be put on record: {why}", code=code)

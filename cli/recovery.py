@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cli.errors import usage
+from cli.file_errors import refuse_obstacle
 from cli.keys import explained
 from cli.on_record import Noted, on_record
 from cli.options import Globals
@@ -107,6 +108,7 @@ class Wanted:
 
 async def back_up(screen: Screen, installation: Installation, target: Path | None, keys: Path | None) -> int:
     """Write a backup, the keys, or both; returns the exit code."""
+    refuse_obstacle(installation.settings.data_dir)
     logs.configure(installation.settings.log.model_copy(update={"level": "warning"}))
     now = datetime.now(UTC)
     backup_id = new_backup_id(now)

@@ -7,12 +7,10 @@ import re
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
+from cli.caller import why_unknown
 from cli.errors import CliError, ExitCode
 from cli.text import clean, seconds
 
-_UNAVAILABLE = frozenset(
-    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
-)
 _FAILED = frozenset(
     {
         grpc.StatusCode.INTERNAL,
@@ -23,8 +21,8 @@ _FAILED = frozenset(
     }
 )
 _DEFAULT_RETRY = 1.0
-# What gRPC says of a connection that could not be secured, and what that means to whoever configured it.
-_TLS_PROBLEMS = (
+# What gRPC says of a connection that did not come about, and what that means to the person who gave the address.
+_CONNECTION_PROBLEMS = (
     (
         re.compile("certificate[ _]verify[ _]failed|verification check failed", re.IGNORECASE),
         "its certificate is not of tls.authorities, has expired, or is not for this address",
@@ -34,7 +32,18 @@ _TLS_PROBLEMS = (
         re.compile("^failed to connect.*socket closed", re.IGNORECASE | re.DOTALL),
         "it closed the connection; it may use TLS (set tls.authorities) or want a certificate (tls.certificate)",
     ),
+    (
+        re.compile("failed parsing HTTP/2|http1.x server", re.IGNORECASE),
+        "what answers there is no gRPC server: check the address",
+    ),
+    (
+        re.compile("^errors resolving|(DNS|domain name|name) (resolution failed|not found)", re.IGNORECASE),
+        "no address is known for this name: check it",
+    ),
 )
+# What another service, or another server altogether, answers to a method that it does not have.
+_NOT_THERE = frozenset({grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND})
+NO_METHOD = "no such method"
 
 
 def explain(error: grpc.aio.AioRpcError, service: str, address: str) -> CliError:
@@ -43,7 +52,7 @@ def explain(error: grpc.aio.AioRpcError, service: str, address: str) -> CliError
     info, violations, retry_after = _details(error)
     said = clean(error.details() or "")
     where = f"the {service} service at {address}"
-    if code is grpc.StatusCode.UNAVAILABLE and info is None and (problem := tls_problem(error)):
+    if code is grpc.StatusCode.UNAVAILABLE and info is None and (problem := connection_problem(error)):
         return CliError(f"{where}: {problem}", code=ExitCode.UNAVAILABLE)
     if code is grpc.StatusCode.UNAVAILABLE and info is None:
         return CliError(
@@ -55,18 +64,15 @@ def explain(error: grpc.aio.AioRpcError, service: str, address: str) -> CliError
         return CliError(
             f"{where} did not answer in time; try again, or allow it more with --timeout", code=ExitCode.UNAVAILABLE
         )
-    if code is grpc.StatusCode.UNIMPLEMENTED and info is None:
+    if has_no_such_method(error):
         return CliError(
             f"{where} does not offer this; check that the address is the {service} service's", code=ExitCode.REFUSED
         )
-    if code in _UNAVAILABLE and (code is grpc.StatusCode.UNAVAILABLE or retry_after is not None):
+    if code is grpc.StatusCode.UNAVAILABLE or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after is not None):
         wait = retry_after if retry_after is not None else _DEFAULT_RETRY
         return CliError(f"{said}; try again in {seconds(wait)}", code=ExitCode.UNAVAILABLE, retry_after=wait)
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        return CliError(
-            f"{where} does not know you: {said}; put a token into GROUNDWIRE_TOKEN (`groundwire token` mints one)",
-            code=ExitCode.REFUSED,
-        )
+        return CliError(f"{where} does not know you: {why_unknown(address)}", code=ExitCode.REFUSED)
     if code in _FAILED:
         request_id = (info.metadata.get("request_id") if info else "") or _trailer(error, "x-request-id")
         hint = f" (request id {request_id})" if request_id else ""
@@ -74,6 +80,14 @@ def explain(error: grpc.aio.AioRpcError, service: str, address: str) -> CliError
     if violations:
         return CliError(f"{where} refused the request", code=ExitCode.REFUSED, details=violations)
     return CliError(f"{said or code.name} ({service} service)", code=ExitCode.REFUSED)
+
+
+def has_no_such_method(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the server that ended the call has no such method, and is another service then."""
+    if error.code() not in _NOT_THERE:
+        return False
+    # A service of ours answers NOT_FOUND, with details, to what it does not serve, and UNIMPLEMENTED to what is to come.
+    return error.details() == NO_METHOD if said_by_service(error) else error.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def said_by_service(error: grpc.aio.AioRpcError) -> bool:
@@ -86,10 +100,10 @@ def info_of(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo | None:
     return _details(error)[0]
 
 
-def tls_problem(error: grpc.aio.AioRpcError) -> str:
-    """What is wrong with TLS if that is why there is no connection; else empty."""
+def connection_problem(error: grpc.aio.AioRpcError) -> str:
+    """Why there is no connection, if that is more than that nothing answers there; else empty."""
     said = error.details() or ""
-    return next((meaning for pattern, meaning in _TLS_PROBLEMS if pattern.search(said)), "")
+    return next((meaning for pattern, meaning in _CONNECTION_PROBLEMS if pattern.search(said)), "")
 
 
 def _details(

@@ -15,6 +15,7 @@ from cli.report import tell
 from cli.services import TIERS, assembly, settings_class
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unavailable
 from services.runtime import logs
+from services.runtime.data_directory import require_usable
 from services.runtime.lifecycle import die_with_parent, serve_until_stopped
 from services.runtime.limits import allow_many_files
 from services.runtime.process import Process
@@ -76,6 +77,7 @@ async def _serve(settings: dict[str, Settings], listen: str | None, worker: Work
     for name, each in settings.items():
         listening_tls(each, name, listen or each.address(name))
         require_restored(each.data_dir)
+    require_usable(next(iter(settings.values())).data_dir)
     process = Process(tls=next(iter(settings.values())).tls)
     servers: dict[str, Server] = {}
     telling: list[asyncio.Task[None]] = []

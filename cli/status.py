@@ -13,6 +13,8 @@ from cli.status_tables import render
 from cli.status_view import UNHEALTHY, Picture, ServiceView, as_document, text_lines
 from cli.text import plural
 
+_REFUSED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+
 
 async def show_status(screen: Screen, where: Where) -> int:
     """Ask everything, show it, and return the exit code."""
@@ -33,7 +35,7 @@ async def look(peers: Peers) -> Picture:
     """Everything, from monitoring if it tells, and else from each service."""
     asked = {name: asyncio.ensure_future(peers.check(name)) for name in peers.where.addresses}
     try:
-        topology, stores, llms = await asyncio.gather(_topology(peers), peers.stores(), peers.llms())
+        (topology, why), stores, llms = await asyncio.gather(_topology(peers), peers.stores(), peers.llms())
         if topology is None:
             services = [await answer for answer in asked.values()]
         else:
@@ -42,14 +44,15 @@ async def look(peers: Peers) -> Picture:
         for answer in asked.values():
             answer.cancel()
         await asyncio.wait(asked.values())
-    return Picture(tuple(services), stores, llms, watched=topology is not None)
+    return Picture(tuple(services), stores, llms, watched=topology is not None, why=why)
 
 
-async def _topology(peers: Peers) -> tuple[ServiceView, ...] | None:
+async def _topology(peers: Peers) -> tuple[tuple[ServiceView, ...] | None, str]:
     try:
-        return await peers.topology()
-    except grpc.aio.AioRpcError:
-        return None
+        return await peers.topology(), ""
+    except grpc.aio.AioRpcError as error:
+        # A caller can do something about these; the services' own states tell the rest.
+        return None, peers.why(error, "monitoring") if error.code() in _REFUSED else ""
 
 
 def _elsewhere(service: ServiceView, where: Where) -> bool:
@@ -61,7 +64,8 @@ def _elsewhere(service: ServiceView, where: Where) -> bool:
 def _say_what_to_do(screen: Screen, picture: Picture) -> None:
     nobody = all(service.state == UNHEALTHY for service in picture.services)
     if not picture.watched and not nobody:
-        screen.note("monitoring does not tell: each service was asked, and knows only of itself", style="yellow")
+        told = "monitoring does not tell: each service was asked, and knows only of itself"
+        screen.note(f"{told}; {picture.why}" if picture.why else told, style="yellow")
     if picture.not_healthy and screen.pretty:
         remedy = "`groundwire up` starts it" if nobody else "`groundwire doctor` looks for the cause"
         count = plural(len(picture.services), "service")

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cli.client import open_channel
 from cli.errors import usage
-from cli.rpc_errors import explain, said_by_service, tls_problem
+from cli.rpc_errors import connection_problem, explain, said_by_service
 from cli.services import MESH, NAMES
 from cli.status_view import DEGRADED, HEALTHY, UNHEALTHY, EndpointView, Llms, ServiceView, Stores, read_services
 from cli.text import one_line
@@ -22,6 +22,7 @@ from groundwire.monitoring.v1 import monitoring_service_pb2 as monitoring_pb
 from groundwire.monitoring.v1 import monitoring_service_pb2_grpc as monitoring_rpc
 from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as retrieval_rpc
+from services.runtime.addresses import address_problem
 from services.runtime.options import TlsOptions
 from services.runtime.settings import Settings
 
@@ -56,6 +57,8 @@ def find(settings: Settings, given: Sequence[str], port_base: int | None, patien
         name, _, address = text.partition("=")
         if name not in found or not address:
             raise usage(f"--address {text!r}: write NAME=ADDR with a name of {', '.join(found)}")
+        if problem := address_problem(address, lowest=1):
+            raise usage(f"--address {name}: {problem}")
         found[name] = address
         named.add(name)
     return Where(found, patience, settings.tls, frozenset(named))
@@ -130,11 +133,11 @@ class Peers:
             case grpc.StatusCode.UNAVAILABLE if said_by_service(error):
                 return one_line(error.details() or "")
             case grpc.StatusCode.UNAVAILABLE:
-                return tls_problem(error) or "nothing answers there"
+                return connection_problem(error) or "nothing answers there"
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 return "it does not answer in time"
             case _:
-                return one_line(explain(error, name, self.where.addresses[name]).message)
+                return one_line(explain(error, name, self.where.addresses[name]).message, 400)
 
     def _monitoring(self) -> MonitoringServiceAsyncStub:
         stub: MonitoringServiceAsyncStub = monitoring_rpc.MonitoringServiceStub(self._channel("monitoring"))

@@ -56,12 +56,16 @@ class ServiceView:
 
 @dataclass(frozen=True)
 class Picture:
-    """Everything at one moment; ``watched`` says whether monitoring told about the services: else each was asked."""
+    """Everything at one moment; ``watched`` says whether monitoring told about the services: else each was asked.
+
+    ``why`` is what the caller lacks, if that is why monitoring did not tell.
+    """
 
     services: tuple[ServiceView, ...]
     stores: Stores
     llms: Llms
     watched: bool
+    why: str = ""
 
     @property
     def not_healthy(self) -> list[ServiceView]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import re
 import sys
 import textwrap
+from collections.abc import Iterable
+from typing import TextIO
 
 _HANDLER = "groundwire.shown"
 # What commands write themselves has a meaning that is worth keeping, in one column each: tables stay aligned.
@@ -47,6 +50,19 @@ def fitted(text: str, width: int) -> str:
             break_on_hyphens=False,
         ) or [""]
     return "\n".join(lines).replace(_KEPT, " ")
+
+
+def on_terminal(stream: TextIO, lines: Iterable[str]) -> list[str]:
+    """``lines`` as they go to ``stream``: on a terminal broken between words, elsewhere as they are."""
+    if not stream.isatty():
+        return list(lines)
+    columns = os.environ.get("COLUMNS", "")
+    try:
+        width = int(columns) if columns.isdecimal() and int(columns) else os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        width = 0
+    # A terminal that does not know its size says 0.
+    return fitted("\n".join(lines), width or 80).split("\n")
 
 
 def _shown(error: UnicodeError) -> tuple[str, int]:

@@ -90,7 +90,7 @@ class Supervisor:
     ``tiers`` go from the front of the mesh to its back; they are started from the back, each when those behind it
     are ready, and ended from the front. ``ready`` waits until a child serves; workers tell by themselves, and one that
     is ready is enough. ``say`` tells people what happens. ``output`` is where the children's logs go; None: this
-    process's stderr. ``held`` is closed when all have ended.
+    process's stderr. ``held`` is closed when all have ended. Every child inherits the descriptors ``lent``.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class Supervisor:
         output: IO[bytes] | None = None,
         backoff: Backoff | None = None,
         held: Sequence[Held] = (),
+        lent: Sequence[int] = (),
     ) -> None:
         groups: dict[tuple[str, ...], _Group] = {child.services: _Group() for tier in tiers for child in tier}
         self._tiers = [[_Running(child, groups[child.services]) for child in tier] for tier in tiers]
@@ -117,6 +118,7 @@ class Supervisor:
         self._output = output
         self._backoff = backoff or Backoff()
         self._held = held
+        self._lent = tuple(lent)
         self._stopping = asyncio.Event()
         self._given_up: asyncio.Future[None] | None = None
 
@@ -242,19 +244,19 @@ class Supervisor:
 
     async def _spawn(self, running: _Running) -> None:
         child = running.child
-        passed: tuple[int, ...] = ()
+        report: tuple[int, ...] = ()
         if child.worker is not None:
             running.report = Report(running.group.serves.set)
-            passed = (running.report.descriptor,)
+            report = (running.report.descriptor,)
         try:
             running.process = await asyncio.create_subprocess_exec(
-                *self._command(child, *passed),
+                *self._command(child, *report),
                 stdin=subprocess.DEVNULL,
                 stdout=self._output if self._output is not None else sys.__stderr__,
                 stderr=self._output if self._output is not None else sys.__stderr__,
                 start_new_session=True,
                 env=self._environment,
-                pass_fds=passed,
+                pass_fds=(*report, *self._lent),
             )
         finally:
             if running.report is not None:

@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Sequence
 
+from cli.caller import where_tokens_are_from
 from cli.errors import CliError, ExitCode, usage
+from cli.file_errors import explain
 from cli.on_record import on_record
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unauthenticated
 from services.corpus.principal import principal
@@ -50,8 +52,14 @@ def mint(
             raise usage(error.message) from error
     if others:
         raise usage(f"{others[0]}: its settings `claims`, `roles` or `tenant` differ from what this command writes")
-    wanted = f"no issuer {issuer!r} with" if issuer else "no issuer with"
-    raise usage(f"the settings have {wanted} a shared secret; `authentication.issuers` names one (docs/access.md)")
+    if issuer is None:
+        told = where_tokens_are_from(accepted(settings))
+        raise usage(f"no token can be made here: the settings have no issuer with a shared secret (HS256); {told}")
+    shared = [each.name for each in accepted(settings) if each.secret is not None]
+    raise usage(
+        f"the settings have no issuer {issuer!r} with a shared secret; "
+        + (f"there are {', '.join(shared)}" if shared else where_tokens_are_from(accepted(settings)))
+    )
 
 
 def _reads_otherwise(issuer: IssuerOptions) -> bool:
@@ -62,6 +70,10 @@ def accepted(settings: Settings) -> Sequence[IssuerOptions]:
     """The issuers whose tokens count: the configured ones, or the data directory's own."""
     try:
         return settings.authentication.issuers or [development.issuer(settings)]
+    except OSError as error:
+        # Such as one of a full disk, which names no file.
+        error.filename = error.filename or str(settings.data_dir)
+        raise explain(error) or error from error
     except FailedPrecondition as error:
         raise CliError(f"{development.key_path(settings)}: {error.message}", code=ExitCode.USAGE) from error
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.text import Text
 
-from cli.errors import CliError
+from cli.errors import CliError, usage
 from cli.interrupts import first_of, interrupts
 from cli.mesh import Plan, check_ports, check_tls, plan, supervisor
+from cli.one_mesh import HeldPorts, MeshLock
 from cli.options import Globals
 from cli.output import Format, Screen
 from cli.supervisor import Supervisor
+from services.runtime.data_directory import DATA_DIR_VARIABLE, require_usable
+from services.runtime.settings import ConfigurationError, Settings
 
 
 def up(
@@ -30,16 +34,51 @@ def up(
     """Run the mesh; returns the exit code."""
     level = "info" if verbose else "warning"
     planned = plan(options, data_dir=data_dir, port_base=port_base, level=level, insecure=insecure)
-    check_tls(planned.settings)
-    check_ports(planned.addresses)
 
     def say(message: str) -> None:
         screen.note(f"groundwire: {message}")
 
+    check_tls(planned.settings)
+    with taken_for_itself(planned, say) as lock:
+        return _up(planned, lock, screen, options, processes=processes, say=say)
+
+
+@contextmanager
+def taken_for_itself(planned: Plan, say: Callable[[str], None]) -> Iterator[MeshLock]:
+    """Hold the data directory and the ports of ``planned``; CliError, before anything was made, if that cannot be."""
+    data_dir = planned.settings.data_dir
+    lock = MeshLock.take(data_dir, say, make=False)
+    ports = HeldPorts.of(planned.addresses)
+    try:
+        check_ports(planned.addresses, ports.taken)
+        _check_directories(planned.settings)
+        lock = lock or MeshLock.take(data_dir, say, make=True)
+        if lock is None:
+            raise RuntimeError("a lock that may be made is never missing")
+        yield lock
+    finally:
+        ports.close()
+        if lock is not None:
+            lock.close()
+
+
+def _check_directories(settings: Settings) -> None:
+    """Each is looked at once, and not by every process that needs it."""
+    try:
+        require_usable(settings.data_dir, named_by=f"--data-dir DIR or {DATA_DIR_VARIABLE}")
+        if settings.spool.directory is not None:
+            require_usable(settings.spool.directory, "the directory of the spools", "the setting spool.directory")
+    except ConfigurationError as error:
+        raise usage(str(error)) from error
+
+
+def _up(
+    planned: Plan, lock: MeshLock, screen: Screen, options: Globals, *, processes: bool, say: Callable[[str], None]
+) -> int:
     if planned.workers and not processes:
         names = ", ".join(f"{name}.workers" for name in planned.workers)
         say(f"{names}: ignored, because all services share one process; --processes gives each its own")
-    running = supervisor(planned, processes=processes, say=say, debug=options.debug)
+    running = supervisor(planned, processes=processes, say=say, debug=options.debug, lent=(lock.descriptor,))
     try:
         return asyncio.run(_run(running, planned, screen, options))
     except CliError as error:
@@ -116,8 +155,12 @@ def commands(planned: Plan, options: Globals) -> dict[str, str]:
         first["first"] = f"export GROUNDWIRE_DATA_DIR={shlex.quote(str(planned.settings.data_dir))}"
     header = ""
     if planned.settings.authentication.required:
-        role = "" if planned.settings.development_secrets else " --subject NAME --role admin"
+        issuers = planned.settings.authentication.issuers
+        role = " --subject NAME --role admin" if issuers else ""
         first["a token"] = f"export GROUNDWIRE_TOKEN=$({base} token{role})"
+        if issuers and all(issuer.secret is None for issuer in issuers):
+            # Nothing on this machine can make one.
+            first["a token"] = f"export GROUNDWIRE_TOKEN=…  # of {' or '.join(issuer.name for issuer in issuers)}"
         header = ' -H "authorization: Bearer $GROUNDWIRE_TOKEN"'
     target = f"-authority localhost {query}" if query.startswith("unix:") else query
     plain = "-plaintext"

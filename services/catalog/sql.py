@@ -25,10 +25,10 @@ from services.catalog.group_commit import GroupCommit
 from services.catalog.ports import ClearFields, FieldCipher, VersionPlan
 from services.catalog.rows import collection_of, details_of, document_of, dump_access, to_micros
 from services.catalog.schema import catalog_format, collections, documents, version_counters
-from services.catalog.sqlite import WriteLock, open_engine, prepare
+from services.catalog.sqlite import WriteLock, is_full, open_engine, prepare
 from services.corpus.document import Collection, Document, DocumentState
 from services.corpus.erasure import Erasure, new_receipt_id
-from services.corpus.errors import AlreadyExists, DataLoss, KeysDestroyed, NotFound, Unavailable
+from services.corpus.errors import AlreadyExists, DataLoss, DiskFull, KeysDestroyed, NotFound, Unavailable
 from services.corpus.filter import Filter, matches
 from services.corpus.principal import Access
 
@@ -407,6 +407,8 @@ async def _answer(work: Awaitable[_T]) -> _T:
     except IntegrityError:
         raise
     except SQLAlchemyError as error:
+        if is_full(error):
+            raise DiskFull("the catalog", metadata={"dependency": "catalog"}) from error
         raise Unavailable("the catalog did not answer", metadata={"dependency": "catalog"}) from error
 
 

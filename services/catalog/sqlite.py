@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.catalog.schema import FORMAT, catalog_format, tables
 from services.corpus.errors import FailedPrecondition
@@ -22,6 +24,14 @@ def open_engine(path: Path) -> Engine:
     event.listen(engine, "connect", _set_pragmas)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def is_full(error: SQLAlchemyError) -> bool:
+    """Whether the database's disk has no space left."""
+    origin = getattr(error, "orig", None)
+    code = getattr(origin, "sqlite_errorcode", None)
+    # Beside the primary code there may be an extended one.
+    return code is not None and code & 0xFF == sqlite3.SQLITE_FULL
 
 
 def _set_pragmas(connection: Any, _record: Any) -> None:

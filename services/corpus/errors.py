@@ -14,6 +14,7 @@ query, a document's text, a path of this machine or a secret.
     ├── Unauthenticated       one identical message, whatever was wrong
     ├── ResourceExhausted     a limit or quota; carries when to come back
     ├── Unavailable           a dependency did not answer; carries when to come back
+    │   └── DiskFull          it has no space left; an operator has to free some
     ├── DeadlineExceeded      the time that the caller gave ran out
     ├── NotYetImplemented     the contract promises it, this release does not have it yet
     └── DataLoss              stored data is damaged or fails its verification
@@ -136,6 +137,14 @@ class Unavailable(GroundwireError):
     ) -> None:
         super().__init__(message, reason=reason, metadata=metadata)
         self.retry_after = retry_after
+
+
+class DiskFull(Unavailable):
+    """A dependency has no space left. Trying again helps once an operator has freed some."""
+
+    def __init__(self, whose: str, *, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(f"the disk of {whose} is full: free some space there", retry_after=10.0, metadata=metadata)
+        self.whose = whose
 
 
 class DeadlineExceeded(GroundwireError):

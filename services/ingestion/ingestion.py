@@ -19,6 +19,7 @@ from services.corpus.chunk import Passage, chunk_id
 from services.corpus.document import Collection, Document, DocumentState
 from services.corpus.errors import (
     DeadlineExceeded,
+    DiskFull,
     FailedPrecondition,
     GroundwireError,
     ResourceExhausted,
@@ -278,6 +279,10 @@ class Ingestor:
 async def _answered(work: Awaitable[_T], failure: Failure, who: str) -> _T:
     try:
         return await work
+    except DiskFull as error:
+        raise _Failed(
+            failure.value, f"{who} did not take it: {error.message}, and try again.", retryable=True
+        ) from error
     except (Unavailable, DeadlineExceeded, ResourceExhausted) as error:
         raise _Failed(failure.value, f"{who} did not answer; try again.", retryable=True) from error
     except GroundwireError as error:

@@ -59,7 +59,7 @@ def parse_targets(text: str) -> list[Target]:
     named = rest.startswith("dns:")
     address = rest.removeprefix("dns:").lstrip("/") if named else rest
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65_535:
+    if not colon or not host or "/" in host or not port.isdigit() or not 0 <= int(port) <= 65_535:
         raise ValueError(f"{text!r} is not HOST:PORT, unix:/PATH, dns:///NAME:PORT, static:///A,B or xds:///NAME")
     # What this machine calls itself needs no resolver, and has two addresses for one server.
     fixed = _is_ip(host.strip("[]")) or host == "localhost"

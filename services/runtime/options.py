@@ -9,10 +9,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from services.corpus.principal import is_name
 from services.resilience.targets import parse_targets
+from services.runtime.addresses import address_problem
 from services.security.claim_paths import parse_claim_path
 
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:\-]{0,127}")
@@ -36,6 +46,15 @@ class Addresses(Options):
     monitoring: str = "127.0.0.1:50055"
     store: str = Field("", description="Empty: a unix socket that belongs to the data directory.")
     witness: str = Field("", description="Of the audit log's witness; empty: a unix socket, as for the store.")
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_read(cls, address: str, info: ValidationInfo) -> str:
+        usual = str(cls.model_fields[info.field_name or ""].default).rpartition(":")[2]
+        # An empty one is a socket in the data directory, for each service.
+        if address and (problem := address_problem(address, usual or "50056")):
+            raise ValueError(problem)
+        return address
 
 
 class ServiceEndpoints(Options):

@@ -11,12 +11,11 @@ import hashlib
 import os
 import tempfile
 import tomllib
-from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from services.resilience.endpoints import Role
@@ -39,6 +38,7 @@ from services.runtime.options import (
     TlsOptions,
     WorkerOptions,
 )
+from services.runtime.settings_problems import Origin, problems
 
 PREFIX = "GROUNDWIRE_"
 CONFIG_VARIABLE = "GROUNDWIRE_CONFIG"
@@ -83,6 +83,14 @@ class Settings(BaseSettings):
         None,
         description="Server reflection for everybody, or not at all; unset: on loopback, and elsewhere for admin:* alone.",
     )
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _names_a_directory(cls, given: Any) -> Any:
+        # An empty path would be whatever directory a command is started in.
+        if given == "":
+            raise ValueError("is empty; it must be the path of a directory")
+        return given
 
     @classmethod
     def settings_customise_sources(
@@ -149,22 +157,23 @@ def load(settings_class: type[AnySettings], config_file: Path | None = None) -> 
     named = config_file or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
     from_file = _read(named) if named else {}
     known = {*Settings.model_fields, *SERVICES}
-    problems = [f"{named}: {name}: no such setting" for name in from_file if name not in known]
-    problems += [
+    unknown = [f"{named}: {name}: no such setting" for name in from_file if name not in known]
+    unknown += [
         f"{variable}: no such setting"
         for variable in environ
         if variable.startswith(PREFIX)
         and variable not in (CONFIG_VARIABLE, TOKEN_VARIABLE)
         and not _names_a_setting(variable, settings_class)
     ]
-    if problems:
-        raise ConfigurationError("\n".join(problems))
+    if unknown:
+        raise ConfigurationError("\n".join(unknown))
+    origin = Origin(PREFIX, environ, named, from_file)
     try:
         return settings_class(**from_file)
     except ValidationError as error:
-        raise ConfigurationError("\n".join(_describe(error, environ, named))) from None
+        raise ConfigurationError("\n".join(problems(error, settings_class, origin))) from None
     except SettingsError as error:
-        raise ConfigurationError(_describe_unparsable(error, environ)) from None
+        raise ConfigurationError("\n".join(origin.unparsable(error))) from None
 
 
 def is_loopback(address: str) -> bool:
@@ -218,7 +227,12 @@ def _names_a_setting(variable: str, settings_class: type[Settings]) -> bool:
 
 
 def _data_home() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    except RuntimeError:
+        raise ConfigurationError(
+            f"{PREFIX}DATA_DIR: is not set, and this user has no home directory to keep data in; set it to a directory"
+        ) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -227,25 +241,7 @@ def _read(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: is not valid TOML: {error}") from None
-
-
-def _describe_unparsable(error: SettingsError, environ: Mapping[str, str]) -> str:
-    # The library names only the section; the value that is not JSON tells which variable it was.
-    value = getattr(error.__cause__, "doc", None)
-    names = [name for name in environ if name.upper().startswith(PREFIX) and environ[name] == value]
-    return "\n".join(f"{name}: a section or a list in the environment is written as JSON" for name in names) or str(
-        error
-    )
-
-
-def _describe(error: ValidationError, environ: Mapping[str, str], file: Path | None) -> list[str]:
-    lines = []
-    for problem in error.errors(include_url=False, include_input=False):
-        path = [str(part) for part in problem["loc"]]
-        variable = PREFIX + "__".join(path).upper()
-        # The environment may set a whole section at once, as JSON.
-        from_environment = any(PREFIX + "__".join(path[:n]).upper() in environ for n in range(1, len(path) + 1))
-        lines.append(f"{variable if from_environment or not file else f'{file}: ' + '.'.join(path)}: {problem['msg']}")
-    return lines
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: is not valid TOML: byte {error.start} is not UTF-8") from None

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from services.corpus.errors import DataLoss, FailedPrecondition, Unavailable
+from services.corpus.errors import DataLoss, DiskFull, FailedPrecondition, Unavailable
 from services.security.encryption import KeyRecord, Purpose, WrappedKey
 from services.security.key_files import ensure_private_directory, ensure_private_file
 
@@ -226,7 +226,9 @@ def _translated() -> Iterator[None]:
     """SQLite's errors in the language of the port, without its messages: they may name files."""
     try:
         yield
-    except (sqlite3.OperationalError, sqlite3.ProgrammingError):
+    except (sqlite3.OperationalError, sqlite3.ProgrammingError) as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            raise DiskFull("the key store") from None
         raise Unavailable("the key store did not answer") from None
     except sqlite3.DatabaseError:
         raise DataLoss("the key store is damaged") from None

@@ -13,6 +13,7 @@ from services.corpus.document import MediaType
 from services.corpus.errors import (
     DataLoss,
     DeadlineExceeded,
+    DiskFull,
     FailedPrecondition,
     FieldViolation,
     GroundwireError,
@@ -160,7 +161,7 @@ async def test_real_contents_fail_for_real_reasons() -> None:
         ("activate_version done", Failure.STORE_UNAVAILABLE),
     ],
 )
-@pytest.mark.parametrize("error", [Unavailable("a"), DeadlineExceeded("b"), ResourceExhausted("c")])
+@pytest.mark.parametrize("error", [Unavailable("a"), DeadlineExceeded("b"), ResourceExhausted("c"), DiskFull("d")])
 async def test_what_does_not_answer_is_worth_another_try(
     operation: str, reason: Failure, error: GroundwireError
 ) -> None:

@@ -104,12 +104,12 @@ def test_a_section_of_another_service_is_not_looked_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "why"),
     [
-        ("GROUNDWIRE_LOG__LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
-        ("GROUNDWIRE_DRAIN__GRACE", "-1", "greater than or equal to 0"),
-        ("GROUNDWIRE_DRAIN__DELAY", "soon", "valid number"),
-        ("GROUNDWIRE_DRAIN__GRACE", "", "valid number"),
-        ("GROUNDWIRE_REFLECTION", "perhaps", "valid boolean"),
-        ("GROUNDWIRE_STORE__VECTORS_URL", "http://x", "match pattern"),
+        ("GROUNDWIRE_LOG__LEVEL", "loud", "debug, info, warning or error"),
+        ("GROUNDWIRE_DRAIN__GRACE", "-1", "a number from 0 to 600"),
+        ("GROUNDWIRE_DRAIN__DELAY", "soon", "must be a number"),
+        ("GROUNDWIRE_DRAIN__GRACE", "", "must be a number"),
+        ("GROUNDWIRE_REFLECTION", "perhaps", "must be true or false"),
+        ("GROUNDWIRE_STORE__VECTORS_URL", "http://x", "has none of the forms that are allowed"),
         ("GROUNDWIRE_LOG", "nonsense", "JSON"),
         ("GROUNDWIRE_DEVELOPMENT__ROLES", "admin,reader", "JSON"),
     ],

@@ -1,0 +1,92 @@
+"""Whether durable data can be kept in a directory, and what an error of the file system means to a person."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from services.runtime.settings import PREFIX, ConfigurationError
+
+DATA_DIR_VARIABLE = f"{PREFIX}DATA_DIR"
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_MEANINGS = {
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "this user may not write there",
+    errno.EPERM: "this user may not write there",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "this user's share of the disk is used up",
+    errno.ENOTDIR: "a part of this path is not a directory",
+    errno.EEXIST: "there is a file of this name already",
+    errno.EISDIR: "it is a directory",
+    errno.ENOENT: "there is no such file or directory",
+    errno.ELOOP: "its symbolic links lead in a circle",
+    errno.ENAMETOOLONG: "a name in this path is too long",
+    errno.EIO: "the disk fails",
+}
+_PROBE_BYTES = 4096
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no space left."""
+    return error.errno in _NO_SPACE
+
+
+def meaning(error: OSError) -> str | None:
+    """What is wrong, in plain words; None if ``error`` is not about files and disks."""
+    return _MEANINGS.get(error.errno or 0)
+
+
+def require_usable(directory: Path, what: str = "the data directory", named_by: str = DATA_DIR_VARIABLE) -> None:
+    """Make ``directory``, for its owner alone, if it is missing, and write in it.
+
+    ConfigurationError, with what a person can do, if that fails. ``named_by`` is how another one is chosen. Blocking.
+    """
+    probe = directory / f".writable-{secrets.token_hex(8)}"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # A full disk still takes names.
+            os.write(descriptor, bytes(_PROBE_BYTES))
+        finally:
+            os.close(descriptor)
+            probe.unlink()
+    except OSError as error:
+        raise ConfigurationError(unusable(directory, error, what, named_by)) from error
+
+
+def unusable(
+    directory: Path, error: OSError, what: str = "the data directory", named_by: str = DATA_DIR_VARIABLE
+) -> str:
+    """Why ``directory`` cannot be used after ``error``, and the remedy, in one line."""
+    why = meaning(error) or (error.strerror or str(error)).lower()
+    another = f"name another one with {named_by}"
+    if (obstacle := obstacle_of(directory)) is not None:
+        it = "it" if obstacle == directory.absolute() else str(obstacle)
+        return f"{what} {directory} cannot be used: {it} is not a directory; {another}"
+    if is_full(error):
+        return f"{what} {directory} cannot be used: {why}; free some space there, or {another}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{what} {directory} cannot be used: {why}; change its owner or mode, or {another}"
+    if error.errno == errno.ENOENT:
+        why = "it cannot be made there"
+    return f"{what} {directory} cannot be used: {why}; {another}"
+
+
+def obstacles(directory: Path) -> str | None:
+    """Why ``directory`` could not be used, without making anything; None if it could be."""
+    if (obstacle := obstacle_of(directory)) is not None:
+        return f"{'it' if obstacle == directory.absolute() else obstacle} is not a directory"
+    existing = next(folder for folder in (directory.absolute(), *directory.absolute().parents) if folder.exists())
+    if os.access(existing, os.W_OK | os.X_OK):
+        return None
+    read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
+    return _MEANINGS[errno.EROFS if read_only else errno.EACCES]
+
+
+def obstacle_of(directory: Path) -> Path | None:
+    """The part of the path that is there and is not a directory."""
+    path = directory.absolute()
+    return next((part for part in (path, *path.parents) if os.path.lexists(part) and not part.is_dir()), None)
