@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from services.corpus.errors import Unavailable
 from services.generation.adapters.memory import ScriptedEndpoint, Step
+from services.generation.completions.answer import AnswerFilter
+from services.generation.completions.sse import SseDecoder
 from services.generation.extraction import candidates
 from services.generation.generation import (
     Attempt,
@@ -21,11 +23,9 @@ from services.generation.generation import (
     Reset,
     fold,
 )
-from services.generation.completions.answer import AnswerFilter
 from services.generation.grounding import SENTINEL, cite
 from services.generation.ports import Draft, Passage, abstention
 from services.generation.sentences import MAX_SENTENCE, split_sentences
-from services.generation.completions.sse import SseDecoder
 
 _SYNTAX = [
     "# ", "## 1. ", "- ", "* ", "1. ", "| ", " | ", "|---|---|\n", "```\n", "\n", "\n\n", ". ", "? ", ": ", "**", "_", "`", "[1]",

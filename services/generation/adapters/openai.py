@@ -157,12 +157,13 @@ class OpenAIEndpoint:
     def _keep(self, parameters: Parameters) -> None:
         """Go on with what the server took."""
         before, self._parameters = self._parameters, parameters
-        for refused in sorted(parameters.omitted - before.omitted):
+        refused = sorted(parameters.omitted - before.omitted)
+        if refused:
             _log.warning(
-                "endpoint %s refuses the parameter %s: it gets its questions without it from now on; %s",
+                "endpoint %s refuses the parameter %s and is asked without it from now on; %s to spare it the try",
                 self._name,
-                refused,
-                before.advice(refused),
+                ", ".join(refused),
+                Parameters.settings(parameters),
             )
 
     async def _draft(self, ended: Ended, passages: Sequence[Passage], usage: Usage) -> Draft:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -53,11 +54,21 @@ class Parameters:
         return replace(self, omitted=self.omitted | {refused})
 
     def advice(self, refused: str) -> str:
-        """The setting that spares the operator this refusal."""
+        """What the operator can do about the refused parameter."""
         if refused in self.extra:
             return "remove it from extra_parameters"
         if refused in NEEDED:
             return "check that the url is one of chat completions"
-        if refused in _MAX_TOKENS_NAMES:
-            return f'set max_tokens_parameter, for example to "{_MAX_TOKENS_NAMES[refused == MAX_TOKENS]}"'
-        return f'set omit_parameters = ["{refused}"]'
+        return self.settings(self.without(refused))
+
+    @staticmethod
+    def settings(fitted: Parameters | None) -> str:
+        """The settings that send what ``fitted`` does."""
+        if fitted is None:
+            return "set omit_parameters"
+        limited = fitted.max_tokens not in fitted.omitted
+        found = [f'max_tokens_parameter = "{fitted.max_tokens}"'] if limited and fitted.max_tokens != MAX_TOKENS else []
+        names = fitted.omitted.difference(_MAX_TOKENS_NAMES) | (frozenset() if limited else {MAX_TOKENS})
+        if names:
+            found.append(f"omit_parameters = {json.dumps(sorted(names))}")
+        return f"set {' and '.join(found)}"

@@ -17,7 +17,7 @@ from typing import Any
 from services.generation.completions.ending import Finish, read_finish
 
 _MOST_TOKENS = 10_000_000  # what is above is no count
-_ERROR_KEYS = ("error", "errors", "detail", "message", "msg", "error_message", "error_msg", "error_code")
+_ERROR_KEYS = ("errors", "detail", "msg", "error_message", "error_msg", "error_code")
 # Words that are safe to show: others might repeat the question or the key.
 _SAFE_WORDS = frozenset(
     [
@@ -200,7 +200,11 @@ def _error(document: Mapping[str, Any], event: str) -> str | None:
         event.strip().casefold() == "error"
         or bool(error)
         or "error" in (document.get("object"), document.get("type"))
-        or (not document.get("choices") and "usage" not in document and any(document.get(key) for key in _ERROR_KEYS))
+        or (
+            not document.get("choices")
+            and "usage" not in document
+            and (bool(_string(document.get("message"))) or any(document.get(key) for key in _ERROR_KEYS))
+        )
     )
     if not reported:
         return None

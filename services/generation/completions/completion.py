@@ -113,7 +113,10 @@ class Completion:
 
     def finish(self) -> Ended:
         """Read the end of the stream, which broke off unless the server said that it is complete."""
-        rest = self._show(self._thinking.feed(self._joiner.finish())) + self._show(self._thinking.finish())
+        rest = self._show(self._thinking.feed(self._joiner.finish())) + self._show(
+            # A model that begins with its thoughts, and was cut off before they ended, wrote nothing else.
+            self._thinking.finish(certain=self._finish is Finish.LENGTH)
+        )
         last = self._answer.finish()
         self._kept.append(last)
         self._check_failures()
@@ -200,8 +203,8 @@ class Completion:
     def _no_text(self) -> Unavailable:
         thought = self._thought or self._thinking.thought
         if self._finish is Finish.LENGTH:
-            what = "the model's thoughts" if thought else "what it did not write"
-            return NoAnswer(f"the model was stopped at max_tokens before it answered: {what} took all of it")
+            before = "its thoughts ended" if thought else "it wrote anything"
+            return NoAnswer(f"the model was stopped at max_tokens before {before}")
         if self._finish is Finish.FILTERED:
             return NoAnswer("the endpoint's content filter took the answer away")
         if thought:

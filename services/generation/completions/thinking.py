@@ -1,6 +1,6 @@
 """Thinking that a model writes into its text, and how it is taken out while the text comes. Pure, linear.
 
-Reasoning models write their thoughts before the answer, between marks that depend on the model (the table below).
+Reasoning models write their thoughts before the answer, between marks that depend on the model (:mod:`services.generation.completions.thinking_marks`).
 Servers that know the model separate them; others pass them on as text. What is between such marks is never returned;
 the marks themselves, and the control tokens of chat templates, are not either. These rules decide:
 
@@ -15,141 +15,27 @@ the marks themselves, and the control tokens of chat templates, are not either. 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
-_LONGEST_TAG = 260
-_LONGEST_END = 96  # of a mark that ends thoughts
-_LONGEST_HEADER = 256  # between harmony's <|channel|> and <|message|>
-_LONGEST_RUN = 32  # of backticks
-_LONGEST_CODE = 120  # between a mark in an inline code span and the span's end
-
-# --- the marks ------------------------------------------------------------------------------------------------------
-
-_LT, _GT, _BAR = r"(?:<|&lt;|＜)", r"(?:>|&gt;|＞)", r"[|｜]"
-# Each row is one kind of thoughts: any of its names ends what any other began.
-_THOUGHTS = (
-    "thinking thinks think thoughts thought antthinking reasoning reason_step think_fast think_faster",
-    "reflection reflect",
-    "scratchpad scratch_pad",
-    "inner_monologue inner_thoughts innermonologue internal_monologue monologue",
-    "chain_of_thought cot cot_budget_reflect budget",
+from services.generation.completions.thinking_marks import (
+    ANYWHERE,
+    DETAILS_END,
+    ENDS,
+    HARMONY,
+    HARMONY_TOKEN,
+    KINDS,
+    LONGEST_CODE,
+    LONGEST_END,
+    LONGEST_HEADER,
+    LONGEST_RUN,
+    LONGEST_TAG,
+    MAY_MATTER,
+    PRELUDES,
+    TAG,
+    TAG_BEGUN,
+    THINKING_END,
+    TOKENS_BEGIN,
+    TOKENS_END,
 )
-# Names that documents use as well: thoughts only where nothing was answered yet.
-_AT_START = "analysis reason plan planning internal deliberation hidden critique"
-_WRAPPERS = "answer final_answer final output response solution conclusion"
-_TOKENS_BEGIN = frozenset(
-    [
-        "think",
-        "thinking",
-        "start_thinking",
-        "begin_thinking",
-        "begin_of_thought",
-        "begin_of_thinking",
-        "begin_of_reasoning",
-        "inner_prefix",
-        "start_of_thought",
-        "start_of_thinking",
-        "thought",
-        "thought_start",
-        "think_start",
-        "thinking_start",
-    ]
-)
-_TOKENS_END = frozenset(
-    [
-        "/think",
-        "/thinking",
-        "end_thinking",
-        "end_of_thought",
-        "end_of_thinking",
-        "end_of_reasoning",
-        "inner_suffix",
-        "/thought",
-        "thought_end",
-        "think_end",
-        "thinking_end",
-    ]
-)
-_HARMONY = frozenset(["start", "channel", "constrain", "message", "end", "return", "call"])
-
-
-def _names(words: str) -> str:
-    return "|".join(sorted((re.escape(word) for word in words.split()), key=len, reverse=True))
-
-
-_ANYWHERE = {name: row.split()[0] for row in _THOUGHTS for name in row.split()}
-_KINDS = _ANYWHERE | {name: name for name in _AT_START.split()}
-_ALL_NAMES = _names(" ".join([*_KINDS, *_WRAPPERS.split()]))
-_SQUARE_NAMES = _names("thinking think thoughts thought reasoning reflection scratchpad")
-_FLAGS = re.IGNORECASE | re.ASCII
-
-_TAG = re.compile(
-    rf"{_LT}\s{{0,4}}(?P<close>/?)\s{{0,4}}(?:\w{{1,16}}:)?(?P<tag>{_ALL_NAMES})(?:\s[^<>\n]{{0,160}}?)?(?P<empty>/?){_GT}"
-    rf"|(?P<details><details\s[^<>\n]{{0,80}}\btype\s?=\s?[\"']?reasoning\b[^<>\n]{{0,80}}>)"
-    rf"|<{_BAR}\s?(?P<token>/?[\w▁/]{{1,32}})\s?{_BAR}>"
-    rf"|(?P<gemma><\|channel>|<unused94>)|(?P<gemma_end><channel\|>|<unused95>)"
-    rf"|\[\s?(?P<square_close>/?)(?P<square>{_SQUARE_NAMES})\s?\](?!\()"
-    rf"|◁\s?(?P<kimi_close>/?)\s?(?:{_SQUARE_NAMES})\s?▷",
-    _FLAGS,
-)
-# What may still become one of these; a little more than that is held back for a moment, never for good.
-_TAG_BEGUN = re.compile(
-    rf"(?:&(?:l(?:t;?)?)?"
-    rf"|{_LT}\s{{0,4}}/?\s{{0,4}}(?:[\w:]{{0,40}}|(?:\w{{1,16}}:)?(?:{_ALL_NAMES})(?:\s[^<>\n]{{0,160}}|/|&g?t?)?)"
-    rf"|<details\s[^<>\n]{{0,180}}|<{_BAR}\s?[\w▁/]{{0,32}}\s?{_BAR}?|<channel\|?"
-    rf"|\[\s?/?[a-z]{{0,10}}\s?\]?|◁\s?/?\s?[a-z]{{0,10}}\s?)",
-    _FLAGS,
-)
-_MAY_MATTER = re.compile("[<＜&\\[◁`\n]")
-
-
-def _end_of(kind: str) -> re.Pattern[str]:
-    names = _names(" ".join(name for name, other in _KINDS.items() if other == kind))
-    tag = rf"{_LT}\s{{0,4}}/\s{{0,4}}(?:\w{{1,16}}:)?(?:{names})\s{{0,4}}{_GT}"
-    if kind != "thinking":
-        return re.compile(tag, _FLAGS)
-    tokens = "|".join(sorted(map(re.escape, _TOKENS_END), key=len, reverse=True))
-    others = rf"<{_BAR}\s?(?:{tokens})\s?{_BAR}>|\[\s?/(?:{_SQUARE_NAMES})\s?\]|◁\s?/\s?(?:{_SQUARE_NAMES})\s?▷"
-    return re.compile(rf"{tag}|{others}|<channel\|>|<unused95>", _FLAGS)
-
-
-_ENDS = {kind: _end_of(kind) for kind in set(_KINDS.values())}
-_THINKING_END = _ENDS["thinking"]
-_DETAILS_END = re.compile(r"</details\s{0,4}>", re.IGNORECASE)
-_HARMONY_TOKEN = re.compile(r"<\|(start|channel|constrain|message|end|return|call)\|>")
-
-
-class _Prelude(NamedTuple):
-    """Words that begin thoughts when they are the first of a text, without any mark."""
-
-    literal: str
-    begin: re.Pattern[str]
-    end: re.Pattern[str]
-
-
-_FENCE_END = re.compile(r"\n```")
-_PRELUDES = (
-    # gpt-oss behind a server that drops control tokens: "analysisWe need …assistantfinalThe fee …"
-    _Prelude(
-        "analysis",
-        re.compile(r"analysis(?=[A-Z\"'“\n])"),
-        re.compile(r"assistant\s{0,4}(?:commentary\s{0,4})?final"),
-    ),
-    *(
-        # Granite
-        _Prelude(
-            f"{here} my thought process:",
-            re.compile(f"{here} my thought process:", re.IGNORECASE),
-            re.compile(r"Here(?:'s|’s| is) my response:", re.IGNORECASE),
-        )
-        for here in ("Here is", "Here's", "Here’s")
-    ),
-    *(
-        _Prelude(f"```{name}\n", re.compile(rf"```{name}[ \t]?\n", re.IGNORECASE), _FENCE_END)
-        for name in ("thinking", "think", "thought", "thoughts", "reasoning", "scratchpad")
-    ),
-)
-
 
 # --- the filter -----------------------------------------------------------------------------------------------------
 
@@ -169,7 +55,7 @@ class ThinkingFilter:
         self.began_inside = False
         self._inside = opened  # still in the thoughts that the text began in
         self._buffer = ""
-        self._end: re.Pattern[str] | None = _THINKING_END if opened else None  # of the thoughts that we are in
+        self._end: re.Pattern[str] | None = THINKING_END if opened else None  # of the thoughts that we are in
         self._kept: list[str] | None = [] if opened and not certain else None  # returned if they never end
         self._fresh = True  # no text was returned since the start
         self._first = True  # at the very start: preludes are looked for
@@ -187,8 +73,10 @@ class ThinkingFilter:
             self._kept.append(piece)
         return self._run(piece, last=False)
 
-    def finish(self) -> str:
-        """Return what is left at the end of the text."""
+    def finish(self, *, certain: bool = False) -> str:
+        """Return what is left at the end of the text; nothing where it is ``certain`` that it still was in thoughts."""
+        if self._kept is not None and certain:
+            self._kept, self.thought, self.began_inside = None, True, True
         if self._kept is not None:
             plain = ThinkingFilter()
             rest = plain.feed("".join(self._kept)) + plain.finish()
@@ -236,7 +124,7 @@ class ThinkingFilter:
             place += 1
         if place == len(text):
             return place
-        for prelude in _PRELUDES:
+        for prelude in PRELUDES:
             begun = prelude.begin.match(text, place)
             if begun:
                 self._first = False
@@ -246,7 +134,7 @@ class ThinkingFilter:
         if not last and any(
             # One more than the literal: what follows "analysis", or a blank before a line's end, decides as well.
             prelude.literal.casefold().startswith(beginning.rstrip(" \t")) or beginning == prelude.literal.casefold()
-            for prelude in _PRELUDES
+            for prelude in PRELUDES
         ):
             return ~place
         self._first = False
@@ -256,19 +144,19 @@ class ThinkingFilter:
         assert self._end is not None  # noqa: S101 - for the type checker
         end = self._end.search(text, place)
         if end is None:
-            return ~max(place, len(text) - _LONGEST_END)
+            return ~max(place, len(text) - LONGEST_END)
         self._end, self._kept, self._line_start = None, None, True
         if self._inside:
             self._inside, self.thought, self.began_inside = False, True, True
         # A harmony token that ends thoughts begins something else.
-        return end.start() if end.re is _HARMONY_TOKEN else end.end()
+        return end.start() if end.re is HARMONY_TOKEN else end.end()
 
     def _read_header(self, text: str, place: int) -> int:
-        token = _HARMONY_TOKEN.search(text, place)
+        token = HARMONY_TOKEN.search(text, place)
         if token is None:
-            if len(text) - place > _LONGEST_HEADER:
+            if len(text) - place > LONGEST_HEADER:
                 self._header = ""
-                self._think(_HARMONY_TOKEN)
+                self._think(HARMONY_TOKEN)
                 return place
             return ~place
         if self._header == "channel":
@@ -283,12 +171,12 @@ class ThinkingFilter:
             self._channel = "" if name == "start" else self._channel
         elif name == "message":
             if self._channel not in ("", "final"):
-                self._think(_HARMONY_TOKEN)
+                self._think(HARMONY_TOKEN)
         else:
             self._channel = ""
 
     def _read(self, text: str, place: int, out: list[str], *, last: bool) -> int:
-        found = _MAY_MATTER.search(text, place)
+        found = MAY_MATTER.search(text, place)
         if found is None:
             self._show(out, text[place:])
             return len(text)
@@ -304,9 +192,9 @@ class ThinkingFilter:
 
     def _read_backticks(self, text: str, at: int, out: list[str], *, last: bool) -> int:
         end = at
-        while end < len(text) and text[end] == "`" and end - at < _LONGEST_RUN:
+        while end < len(text) and text[end] == "`" and end - at < LONGEST_RUN:
             end += 1
-        if end == len(text) and end - at < _LONGEST_RUN and not last:
+        if end == len(text) and end - at < LONGEST_RUN and not last:
             return ~at
         size = end - at
         if self._code == 0:
@@ -319,10 +207,10 @@ class ThinkingFilter:
         return end
 
     def _read_mark(self, text: str, at: int, out: list[str], *, last: bool) -> int:
-        mark = _TAG.match(text, at)
+        mark = TAG.match(text, at)
         # Only what follows "]" tells whether the brackets are those of a link.
         open_ended = mark is None or (mark["square"] and mark.end() == len(text))
-        if open_ended and not last and len(text) - at <= _LONGEST_TAG and _TAG_BEGUN.fullmatch(text, at):
+        if open_ended and not last and len(text) - at <= LONGEST_TAG and TAG_BEGUN.fullmatch(text, at):
             return ~at
         if mark is not None:
             in_code = self._in_code(text, mark.end(), last=last)
@@ -339,38 +227,38 @@ class ThinkingFilter:
             return not self._fence_first
         if self._code == 0:
             return False
-        for place in range(end, min(end + _LONGEST_CODE, len(text))):
+        for place in range(end, min(end + LONGEST_CODE, len(text))):
             if text[place] == "\n":
                 return False
             if text[place] == "`":
                 return True
-        return False if last or len(text) - end >= _LONGEST_CODE else None
+        return False if last or len(text) - end >= LONGEST_CODE else None
 
     def _act(self, mark: re.Match[str], out: list[str]) -> bool:
         """Do what ``mark`` says; False where it is text after all."""
         if mark["tag"]:
             return self._act_on_tag(mark["tag"].casefold(), mark, out)
         if mark["details"]:
-            self._think(_DETAILS_END)
+            self._think(DETAILS_END)
         elif mark["token"]:
             self._act_on_token(mark["token"].casefold(), out)
         elif mark["square_close"] or mark["kimi_close"] or mark["gemma_end"]:
             self._void(out)
         else:
-            self._think(_THINKING_END)
+            self._think(THINKING_END)
         return True
 
     def _act_on_tag(self, name: str, mark: re.Match[str], out: list[str]) -> bool:
-        if name not in _KINDS:
+        if name not in KINDS:
             return self._act_on_wrapper(name, closing=bool(mark["close"]))
         if mark["close"]:
-            if name not in _ANYWHERE:
+            if name not in ANYWHERE:
                 return False
             self._void(out)
-        elif name not in _ANYWHERE and not self._fresh:
+        elif name not in ANYWHERE and not self._fresh:
             return False
         elif not mark["empty"]:
-            self._think(_ENDS[_KINDS[name]])
+            self._think(ENDS[KINDS[name]])
         return True
 
     def _act_on_wrapper(self, name: str, *, closing: bool) -> bool:
@@ -384,12 +272,12 @@ class ThinkingFilter:
         return False
 
     def _act_on_token(self, name: str, out: list[str]) -> None:
-        if name in _HARMONY:
+        if name in HARMONY:
             self._harmony(name)
             self.thought = self.thought or self._header == "channel"
-        elif name in _TOKENS_BEGIN:
-            self._think(_THINKING_END)
-        elif name in _TOKENS_END:
+        elif name in TOKENS_BEGIN:
+            self._think(THINKING_END)
+        elif name in TOKENS_END:
             self._void(out)
 
     def _void(self, out: list[str]) -> None:
