@@ -21,7 +21,7 @@ _WORDS = [
     *("The fee", " is", " 42", " euros", ". ", "\n", "\n\n", " ", "[1]", " [2]", "[9]", "[1-2]", "［1］", "【1†source】", "[Source 1]", "(1)"),
     *("<think>", "</think>", "<thinking>", "</thinking>", "<reflection>", "</reflection>", "[THINK]", "[/THINK]", "◁think▷", "◁/think▷"),
     *("<|channel|>", "analysis", "final", "<|message|>", "<|end|>", "<|start|>", "assistant", "`", "```", "\\", "<", ">", "[", "]", "[["),
-    *("&lt;think&gt;", "&lt;", "<answer>", "</answer>", "Here is my thought process:", "Here is my response:", SENTINEL, "NO_ANSWER"),
+    *("&lt;think&gt;", "&lt;", "<answer>", "</answer>", "Here is my thought process:", "Here is my response:", SENTINEL, "NO_ANSWER", "Thought:", "\nFinal Answer:"),
     *("é", "\U0001f600", "\u2028", "arr[9]", "[2024]", "<sup>", "</sup>", '<source number="1">', "x" * 130, "<analysis>", "</analysis>"),
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(_WORDS), max_size=24).map("".join)

@@ -20,7 +20,8 @@ import httpx
 from services.corpus.errors import FailedPrecondition, GroundwireError, ResourceExhausted, Unavailable
 from services.embedding.ports import CrossEncoder
 from services.generation.adapters.openai_request import Parameters
-from services.generation.completions.completion import Completion, Ended
+from services.generation.completions.chunks import is_object
+from services.generation.completions.completion import DONE, Completion, Ended
 from services.generation.completions.parameters import refused_parameter
 from services.generation.completions.sse import MAX_EVENT_BYTES, Event, EventTooLarge, SseDecoder
 from services.generation.grounding import cite, claims, messages
@@ -209,7 +210,11 @@ async def _events_of(response: httpx.Response) -> AsyncGenerator[Event, None]:
             raise EventTooLarge("an answer is too large")
         yield Event("")  # a sign of life
     if whole:
-        yield Event(body.decode("utf-8-sig", "replace"))
+        text = body.decode("utf-8-sig", "replace")
+        yield Event(text)
+        if is_object(text):
+            # It came whole, so that it is complete like a stream with this at its end.
+            yield Event(DONE)
     for event in decoder.finish():
         yield event
 

@@ -95,6 +95,14 @@ def read_objects(data: str) -> list[dict[str, Any]]:
     return [value for value in values if value is not None]
 
 
+def is_object(data: str) -> bool:
+    """Whether ``data`` is one whole JSON object."""
+    try:
+        return isinstance(json.loads(data), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def read_chunk(document: Mapping[str, Any], event: str = "") -> Chunk:
     """Read one object; ``event`` is the type of the event that it came with."""
     error = _error(document, event)

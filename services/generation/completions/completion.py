@@ -23,7 +23,7 @@ FILTERED = Notice(
 UNCONFIRMED = Notice("ANSWER_END_UNCONFIRMED", "the endpoint did not say whether the answer is complete")
 
 _NO_NOTICES: tuple[Notice, ...] = ()
-_DONE = "[DONE]"
+DONE = "[DONE]"
 _BYTES_PER_TOKEN = 4  # of English text, where a server does not count
 _LONGEST_TOKEN = 16  # characters that a token has at most, on average over an answer
 _MOST_CHARACTERS = 4_000_000  # of all that a server may write, thoughts included
@@ -98,7 +98,7 @@ class Completion:
 
     def feed(self, event: Event) -> str:
         """Return what ``event`` makes safe to show; ``done`` is set by the event that ends the stream."""
-        if event.data.strip().upper() == _DONE and event.name.casefold() != "error":
+        if event.data.strip().upper() == DONE and event.name.casefold() != "error":
             self.done = True
             return ""
         try:

@@ -241,7 +241,7 @@ class ThinkingFilter:
         if mark["details"]:
             self._think(DETAILS_END)
         elif mark["token"]:
-            self._act_on_token(mark["token"].casefold(), out)
+            self._act_on_token(mark["token"].casefold().replace("▁", "_"), out)
         elif mark["square_close"] or mark["kimi_close"] or mark["gemma_end"]:
             self._void(out)
         else:

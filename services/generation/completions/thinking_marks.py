@@ -19,14 +19,17 @@ LONGEST_CODE = 120  # between a mark in an inline code span and the span's end
 _LT, _GT, _BAR = r"(?:<|&lt;|＜)", r"(?:>|&gt;|＞)", r"[|｜]"
 # Each row is one kind of thoughts: any of its names ends what any other began.
 _THOUGHTS = (
-    "thinking thinks think thoughts thought antthinking reasoning reason_step think_fast think_faster",
+    (
+        "thinking thinks think thoughts thought antthinking reasoning reason_step think_fast think_faster thought_process "
+        "thinking_process internal_thoughts ponder brainstorm brainstorming"
+    ),
     "reflection reflect",
     "scratchpad scratch_pad",
     "inner_monologue inner_thoughts innermonologue internal_monologue monologue",
     "chain_of_thought cot cot_budget_reflect budget",
 )
 # Names that documents use as well: thoughts only where nothing was answered yet.
-_AT_START = "analysis reason plan planning internal deliberation hidden critique"
+_AT_START = "analysis rationale reason plan planning internal deliberation hidden critique"
 _WRAPPERS = "answer final_answer final output response solution conclusion"
 TOKENS_BEGIN = frozenset(
     [
@@ -99,7 +102,7 @@ def _end_of(kind: str) -> re.Pattern[str]:
     tag = rf"{_LT}\s{{0,4}}/\s{{0,4}}(?:\w{{1,16}}:)?(?:{names})\s{{0,4}}{_GT}"
     if kind != "thinking":
         return re.compile(tag, _FLAGS)
-    tokens = "|".join(sorted(map(re.escape, TOKENS_END), key=len, reverse=True))
+    tokens = "|".join(sorted(map(re.escape, TOKENS_END), key=len, reverse=True)).replace("_", "[_▁]")
     others = rf"<{_BAR}\s?(?:{tokens})\s?{_BAR}>|\[\s?/(?:{_SQUARE_NAMES})\s?\]|◁\s?/\s?(?:{_SQUARE_NAMES})\s?▷"
     return re.compile(rf"{tag}|{others}|<channel\|>|<unused95>", _FLAGS)
 
@@ -118,6 +121,9 @@ class Prelude(NamedTuple):
     end: re.Pattern[str]
 
 
+_ANSWER_BEGINS = re.compile(
+    rf"(?:{THINKING_END.pattern})|\n\s{{0,4}}\*{{0,2}}(?:Final )?Answer\s?(?::\*{{0,2}}|\*\*\s?:)", _FLAGS
+)
 _FENCE_END = re.compile(r"\n```")
 PRELUDES = (
     # gpt-oss behind a server that drops control tokens: "analysisWe need …assistantfinalThe fee …"
@@ -134,6 +140,11 @@ PRELUDES = (
             re.compile(r"Here(?:'s|’s| is) my response:", re.IGNORECASE),
         )
         for here in ("Here is", "Here's", "Here’s")
+    ),
+    *(
+        # ReAct's habit, and Qwen's without its opening tag
+        Prelude(f"{words}:", re.compile(rf"{words}:", re.IGNORECASE), _ANSWER_BEGINS)
+        for words in ("Thought", "Thinking", "Thinking process")
     ),
     *(
         Prelude(f"```{name}\n", re.compile(rf"```{name}[ \t]?\n", re.IGNORECASE), _FENCE_END)
