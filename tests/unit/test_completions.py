@@ -77,7 +77,7 @@ _HOSTILE = {
     "entities": "&lt;" * 5_000,
     "tokens": "<|" + "a" * 20_000,
     "channels": "<|channel|>" * 2_000 + "x" * 5_000,
-    "prelude": "analysis" + "a" * 20_000,
+    "opening": "analysis" + "a" * 20_000,
     "code": "`<think>" * 2_500,
     "plain": "word " * 4_000,
     "thoughts": "<think>" + "word " * 4_000,

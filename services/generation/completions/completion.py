@@ -149,8 +149,8 @@ class Completion:
         self._bytes += chunk.thought
         self._thought = self._thought or chunk.thought > 0
         text = chunk.text
-        if text and chunk.whole and self._raw and text.strip() == "".join(self._raw).strip():
-            text = ""  # the last chunk repeats the whole message
+        if chunk.whole and self._repeats(text):
+            text = ""
         if text.strip() and self._finish is not None:
             self._finish, self._contradicted = None, True
         self._finish = chunk.finish or self._finish
@@ -163,6 +163,12 @@ class Completion:
         text = self._joiner.feed(text)
         self._bytes += len(text.encode())
         return self._show(self._thinking.feed(text))
+
+    def _repeats(self, text: str) -> bool:
+        """Whether a message is all that was written so far: some servers end with the whole of it."""
+        so_far = _MOST_CHARACTERS - self._most
+        # Not compared with what is much longer, or a stream of messages would take time quadratic in its length.
+        return 0 < so_far <= 2 * len(text) and text.strip() == "".join(self._raw).strip()
 
     def _show(self, text: str) -> str:
         if self._thinking.restarts != self._restarts:

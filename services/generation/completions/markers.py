@@ -35,7 +35,7 @@ _MARKER = re.compile(
     rf"[ \t]?(?P<raised><sup>\s?)?(?:"
     rf"(?P<double>\[\[)?(?(double)|[\[［〔])\s{{0,4}}(?P<named>\^|{_NAMED})?(?P<numbers>{_LIST}){_PLACE}\s{{0,4}}[\"'^]?"
     rf"(?(double)\]\]|[\]］〕])"
-    rf"|【\s?(?:{_NAMED})?(?P<lenses>{_LIST})(?P<dagger>(?:[:：†‡][^】\n]{{0,40}})?)\s?】"
+    rf"|【\s?(?:{_NAMED})?(?P<lenticular>{_LIST})(?P<dagger>(?:[:：†‡][^】\n]{{0,40}})?)\s?】"
     rf"|\(\s?(?P<round>{_NAMED}(?P<rounded>{_LIST}))\s?\)"
     rf"|</?source\s{{1,3}}(?:(?:number|id|n)\s?=\s?)?[\"']?(?P<tagged>{_NUMBER})[\"']?\s?/?>"
     rf")(?(raised)(?:\s?</sup>)?)",
@@ -120,7 +120,9 @@ class MarkerReader:
         return [number for number in self._numbers(marker) if 1 <= number <= self._sources]
 
     def _numbers(self, marker: re.Match[str]) -> list[int]:
-        return _listed(marker["numbers"] or marker["lenses"] or marker["rounded"] or marker["tagged"], self._sources)
+        return _listed(
+            marker["numbers"] or marker["lenticular"] or marker["rounded"] or marker["tagged"], self._sources
+        )
 
     def _read(self, marker: re.Match[str], text: str) -> str:
         """What stands in the marker's place."""

@@ -29,7 +29,7 @@ from services.generation.completions.thinking_marks import (
     LONGEST_RUN,
     LONGEST_TAG,
     MAY_MATTER,
-    PRELUDES,
+    OPENINGS,
     TAG,
     TAG_BEGUN,
     THINKING_END,
@@ -58,7 +58,7 @@ class ThinkingFilter:
         self._end: re.Pattern[str] | None = THINKING_END if opened else None  # of the thoughts that we are in
         self._kept: list[str] | None = [] if opened and not certain else None  # returned if they never end
         self._fresh = True  # no text was returned since the start
-        self._first = True  # at the very start: preludes are looked for
+        self._first = True  # at the very start: openings are looked for
         self._code = 0  # backticks that end the code which the text is in; below 0: those of a fence
         self._fence_first = False  # the fence was the first thing written
         self._line_start = True
@@ -124,17 +124,17 @@ class ThinkingFilter:
             place += 1
         if place == len(text):
             return place
-        for prelude in PRELUDES:
-            begun = prelude.begin.match(text, place)
+        for opening in OPENINGS:
+            begun = opening.begin.match(text, place)
             if begun:
                 self._first = False
-                self._think(prelude.end)
+                self._think(opening.end)
                 return begun.end()
         beginning = text[place : place + 40].casefold()
         if not last and any(
             # One more than the literal: what follows "analysis", or a blank before a line's end, decides as well.
-            prelude.literal.casefold().startswith(beginning.rstrip(" \t")) or beginning == prelude.literal.casefold()
-            for prelude in PRELUDES
+            opening.literal.casefold().startswith(beginning.rstrip(" \t")) or beginning == opening.literal.casefold()
+            for opening in OPENINGS
         ):
             return ~place
         self._first = False

@@ -26,7 +26,7 @@ _THOUGHTS = (
     "reflection reflect",
     "scratchpad scratch_pad",
     "inner_monologue inner_thoughts innermonologue internal_monologue monologue",
-    "chain_of_thought cot cot_budget_reflect budget",
+    "chain_of_thought cot cot_budget_reflect",
 )
 # Names that documents use as well: thoughts only where nothing was answered yet.
 _AT_START = "analysis rationale reason plan planning internal deliberation hidden critique"
@@ -113,7 +113,7 @@ DETAILS_END = re.compile(r"</details\s{0,4}>", re.IGNORECASE)
 HARMONY_TOKEN = re.compile(r"<\|(start|channel|constrain|message|end|return|call)\|>")
 
 
-class Prelude(NamedTuple):
+class Opening(NamedTuple):
     """Words that begin thoughts when they are the first of a text, without any mark."""
 
     literal: str
@@ -125,16 +125,16 @@ _ANSWER_BEGINS = re.compile(
     rf"(?:{THINKING_END.pattern})|\n\s{{0,4}}\*{{0,2}}(?:Final )?Answer\s?(?::\*{{0,2}}|\*\*\s?:)", _FLAGS
 )
 _FENCE_END = re.compile(r"\n```")
-PRELUDES = (
+OPENINGS = (
     # gpt-oss behind a server that drops control tokens: "analysisWe need …assistantfinalThe fee …"
-    Prelude(
+    Opening(
         "analysis",
         re.compile(r"analysis(?=[A-Z\"'“\n])"),
         re.compile(r"assistant\s{0,4}(?:commentary\s{0,4})?final"),
     ),
     *(
         # Granite
-        Prelude(
+        Opening(
             f"{here} my thought process:",
             re.compile(f"{here} my thought process:", re.IGNORECASE),
             re.compile(r"Here(?:'s|’s| is) my response:", re.IGNORECASE),
@@ -143,11 +143,11 @@ PRELUDES = (
     ),
     *(
         # ReAct's habit, and Qwen's without its opening tag
-        Prelude(f"{words}:", re.compile(rf"{words}:", re.IGNORECASE), _ANSWER_BEGINS)
+        Opening(f"{words}:", re.compile(rf"{words}:", re.IGNORECASE), _ANSWER_BEGINS)
         for words in ("Thought", "Thinking", "Thinking process")
     ),
     *(
-        Prelude(f"```{name}\n", re.compile(rf"```{name}[ \t]?\n", re.IGNORECASE), _FENCE_END)
+        Opening(f"```{name}\n", re.compile(rf"```{name}[ \t]?\n", re.IGNORECASE), _FENCE_END)
         for name in ("thinking", "think", "thought", "thoughts", "reasoning", "scratchpad")
     ),
 )
