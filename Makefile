@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up proto proto-check lock fmt lint type test test-long chaos test-fast e2e bench eval clean
+.PHONY: help install demo up proto proto-check docs lock fmt lint type test test-long chaos test-fast e2e bench eval clean
 
 help: ## Show this help
 	@printf 'Groundwire: grounded answers, over the wire.\n\n'
@@ -37,6 +37,9 @@ proto-check: install ## Lint the contracts and check that generated/ is what the
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code
 	@$(BIN)/python tests/check_generated.py
+
+docs: install ## Write the table of docs/endpoints.md from the tests
+	@PYTHONPATH=.:generated $(BIN)/python tests/check_endpoints_page.py --write
 
 lock: install ## Renew requirements.lock from pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

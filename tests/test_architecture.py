@@ -68,7 +68,8 @@ def test_floors_hold() -> None:
 
 def domain_files() -> list[Path]:
     rooms = [file for room in ROOMS for file in room.glob("*.py") if file.stem not in AROUND]
-    return sorted([*rooms, *ROOT.glob("services/corpus/*.py"), *ROOT.glob("services/*/ports.py")])
+    completions = ROOT.glob("services/generation/completions/*.py")
+    return sorted([*rooms, *completions, *ROOT.glob("services/corpus/*.py"), *ROOT.glob("services/*/ports.py")])
 
 
 @pytest.mark.parametrize("file", domain_files(), ids=lambda file: str(file.relative_to(ROOT)))

@@ -82,8 +82,19 @@ def _endpoint(options: EndpointOptions, cross_encoder: CrossEncoder, patience: f
         return ExtractiveEndpoint(cross_encoder, name=options.name, model=MS_MARCO_MINILM_L12.name)
     # Its HTTP client takes long to import, and the endpoint that runs here needs none.
     from services.generation.adapters.openai import OpenAIEndpoint  # noqa: PLC0415
+    from services.generation.adapters.openai_request import Parameters  # noqa: PLC0415
 
     key = options.api_key.get_secret_value() if options.api_key else None
+    parameters = Parameters(
+        options.max_tokens_parameter, frozenset(options.omit_parameters), dict(options.extra_parameters)
+    )
     return OpenAIEndpoint(
-        options.name, options.url, options.model, api_key=key, timeout=patience, support=cross_encoder
+        options.name,
+        options.url,
+        options.model,
+        api_key=key,
+        timeout=patience,
+        support=cross_encoder,
+        parameters=parameters,
+        opened=options.thinking == "opened",
     )

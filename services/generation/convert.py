@@ -1,4 +1,7 @@
-"""Between the wire and the domain of generation. Parsing is validation: it names every field that is wrong."""
+"""Between the wire and the domain of generation. Parsing is validation: it names every field that is wrong.
+
+Text of endpoints is made well-formed here at the latest: protobuf takes no lone surrogate, and a call must not fail for one.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from datetime import timedelta
 from groundwire.common.v1 import core_pb2
 from groundwire.generation.v1 import generation_service_pb2 as pb
 from services.corpus.errors import Violations
+from services.generation.completions.wellformed import well_formed
 from services.generation.endpoint import EndpointStatus
 from services.generation.generation import (
     Attempt,
@@ -71,7 +75,7 @@ def _check_passage(passage: pb.Passage, path: str, seen: set[str], violations: V
 def result_to_pb(result: GenerationResult) -> pb.GenerateResponse:
     """Write a result."""
     return pb.GenerateResponse(
-        answer=result.answer,
+        answer=well_formed(result.answer),
         citations=[
             pb.Citation(
                 marker=citation.marker,
@@ -84,9 +88,11 @@ def result_to_pb(result: GenerationResult) -> pb.GenerateResponse:
         confidence=result.confidence,
         abstained=result.abstained,
         low_confidence=result.low_confidence,
-        endpoint=result.endpoint,
+        endpoint=well_formed(result.endpoint),
         usage=core_pb2.Usage(input_tokens=result.usage.input_tokens, output_tokens=result.usage.output_tokens),
-        warnings=[core_pb2.Warning(code=notice.code, message=notice.message) for notice in result.warnings],
+        warnings=[
+            core_pb2.Warning(code=notice.code, message=well_formed(notice.message)) for notice in result.warnings
+        ],
     )
 
 
@@ -94,11 +100,11 @@ def event_to_pb(event: GenerationEvent) -> pb.GenerateEvent:
     """Write one step of a stream."""
     match event:
         case Attempt(endpoint, number):
-            return pb.GenerateEvent(attempt=pb.Attempt(endpoint=endpoint, number=number))
+            return pb.GenerateEvent(attempt=pb.Attempt(endpoint=well_formed(endpoint), number=number))
         case Delta(text):
-            return pb.GenerateEvent(delta=pb.Delta(text=text))
+            return pb.GenerateEvent(delta=pb.Delta(text=well_formed(text)))
         case Reset(reason):
-            return pb.GenerateEvent(reset=pb.Reset(reason=reason))
+            return pb.GenerateEvent(reset=pb.Reset(reason=well_formed(reason)))
         case Final(result):
             return pb.GenerateEvent(final=result_to_pb(result))
 
@@ -106,13 +112,13 @@ def event_to_pb(event: GenerationEvent) -> pb.GenerateEvent:
 def status_to_pb(status: EndpointStatus) -> pb.EndpointStatus:
     """Write an endpoint's status."""
     written = pb.EndpointStatus(
-        name=status.name,
+        name=well_formed(status.name),
         kind=status.kind,
-        model=status.model,
+        model=well_formed(status.model),
         healthy=status.healthy,
         breaker=status.breaker.value,
         in_flight=status.in_flight,
-        error_message=status.error_message,
+        error_message=well_formed(status.error_message),
         role=status.role.value,
         serving=status.serving,
     )

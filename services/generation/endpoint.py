@@ -1,8 +1,9 @@
 """One endpoint with what is known about it: its circuit breaker, its load, and how its calls went. Pure.
 
 This is the one place where the outcome of a call is recorded. Failures count that say something about the endpoint: no
-connection, a server's error, nothing before the first token's time is up, a refusal that says when to come back. What
-the caller did (going away), or we did (a request that is refused), does not.
+connection, a server's error, nothing before the first token's time is up, no text where an answer should be, a refusal that says when to come back. What
+the caller did (going away, asking what a model refuses or cannot finish), or we did (a request that is refused), does
+not.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.corpus.errors import DeadlineExceeded, GroundwireError, ResourceExhausted, Unavailable
-from services.generation.ports import AnswerEndpoint, Draft, Question
+from services.generation.completions.wellformed import well_formed
+from services.generation.ports import AnswerEndpoint, Draft, NoAnswer, Question
 from services.resilience.breaker import BreakerPolicy, BreakerState, CircuitBreaker, Permit
 from services.resilience.endpoints import Clock, Role
 
@@ -168,7 +170,7 @@ class WatchedEndpoint:
                         break
                     started = True
                     if item:
-                        yield item
+                        yield well_formed(item)
         except GroundwireError as error:
             self._record_failure(error.message, permit, waited, blamed=self._is_to_blame(error, started))
             raise
@@ -181,7 +183,7 @@ class WatchedEndpoint:
         if question.passages:
             # Without any, an endpoint abstains by itself: that does not show that its server is back.
             self._record_success(waited, permit)
-        yield item
+        yield replace(item, answer=well_formed(item.answer))
 
     async def _next(self, items: AsyncGenerator[str | Draft, None], waited: float, started: bool) -> str | Draft:
         limit = self._limits.total if started else self._limits.first_token
@@ -196,6 +198,8 @@ class WatchedEndpoint:
 
     def _is_to_blame(self, error: GroundwireError, started: bool) -> bool:
         match error:
+            case NoAnswer():
+                return False
             case Unavailable():
                 return True
             case ResourceExhausted(retry_after=seconds) if seconds > 0:
@@ -216,7 +220,10 @@ class WatchedEndpoint:
             permit.succeed(seconds)
 
     def _record_failure(self, words: str, permit: Permit | None, seconds: float, *, blamed: bool) -> None:
-        self._failure = words or "failed"
+        words = well_formed(words or "failed")
+        if words != self._failure:
+            _log.info("endpoint %s did not answer: %s", self.name, words)
+        self._failure = words
         if blamed and permit is not None:
             permit.fail(seconds)
 

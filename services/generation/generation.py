@@ -213,10 +213,10 @@ def _judge(
     # min/max also turn a NaN into 0: an endpoint's number is not trusted to be one.
     confidence = min(1.0, max(0.0, draft.confidence))
     low = not draft.abstained and confidence < request.min_confidence
-    warnings: tuple[Notice, ...] = ()
+    warnings = () if low or draft.abstained else draft.notices
     if failures:
         count = "one endpoint" if len(failures) == 1 else f"{len(failures)} endpoints"
-        warnings = (Notice("ENDPOINT_FAILOVER", f"{count} failed before this one answered"),)
+        warnings = (Notice("ENDPOINT_FAILOVER", f"{count} failed before this one answered"), *warnings)
     return GenerationResult(
         answer=LOW_CONFIDENCE if low else draft.answer,
         citations=() if low else draft.citations,

@@ -1,9 +1,4 @@
-"""Grounding a language model: what it is told, and what of its text is let through. Pure.
-
-Three rules hold for what is let through, in every prefix of the stream: the sentinel is never shown, a marker to a
-source that does not exist is never shown, and nothing is shown before the first valid marker, because an answer
-without any citation is no grounded answer and becomes an abstention.
-"""
+"""Grounding a language model: what it is told, and what the citations of its answer say. Pure, linear in the text."""
 
 from __future__ import annotations
 
@@ -47,115 +42,38 @@ def _attribute(text: str) -> str:
     return " ".join(_inert(text).replace('"', "'").replace(">", "›").split())
 
 
-# --- the streaming filter -------------------------------------------------------------------------------------------
-
-# A marker, or several in one pair of brackets, with the blank before it: "[2]", " [1, 3]". The length is bounded so
-# that only a bounded tail must be held back.
-_MARKER = re.compile(r"[ \t]?\[(?=[\d\s,;]{1,24}\])\s*(\d+(?:\s*[,;]\s*\d+)*)\s*\]", re.ASCII)
-_MARKER_BEGUN = re.compile(r"[ \t]?(?:\[[\d\s,;]{0,24})?\Z", re.ASCII)
-_VALID = re.compile(r"\[(\d{1,24})\]", re.ASCII)
-_TAIL = 26
-
-
-class AnswerFilter:
-    """Lets a model's text through as the rules above say; the result does not depend on how the text was cut.
-
-    ``sources`` is how many sources there are. All pieces returned, joined, are the answer; an empty answer means that
-    the model abstained or cited nothing. ``disclaimed`` tells that the sentinel came after something was written.
-    """
-
-    def __init__(self, sources: int) -> None:
-        self._sources = sources
-        self._raw = ""  # not yet free of the sentinel
-        self._text = ""  # free of the sentinel, markers not yet decided
-        self._tail = ""  # the end of what was decided
-        self._held = ""  # decided, waiting for the first valid marker
-        self._cited = False
-        self._wrote = False
-        self._sentinel = False
-
-    @property
-    def disclaimed(self) -> bool:
-        """Whether the model wrote an answer and the sentinel too."""
-        return self._sentinel and self._wrote
-
-    def feed(self, piece: str) -> str:
-        """Return what ``piece`` makes safe to show."""
-        self._raw += piece
-        *parts, self._raw = self._raw.split(SENTINEL)
-        self._sentinel = self._sentinel or bool(parts)
-        keep = _prefix_at_end(self._raw, SENTINEL)
-        free, self._raw = self._raw[: len(self._raw) - keep], self._raw[len(self._raw) - keep :]
-        return self._decide("".join(parts) + free, end=False)
-
-    def finish(self) -> str:
-        """Return what the end of the text makes safe to show."""
-        raw, self._raw = self._raw, ""
-        return self._decide(raw, end=True)
-
-    def _decide(self, text: str, *, end: bool) -> str:
-        self._text += text
-        begun = None if end else _MARKER_BEGUN.search(self._text)
-        cut = begun.start() if begun else len(self._text)
-        ready, self._text = self._text[:cut], self._text[cut:]
-        tail = (self._tail + ready)[-_TAIL:]
-        ready = _MARKER.sub(self._valid_markers, ready)
-        self._tail = tail
-        self._wrote = self._wrote or any(character.isalnum() for character in ready)
-        self._held += ready
-        self._cited = self._cited or _VALID.search(self._held) is not None
-        if not self._cited:
-            return ""
-        shown, self._held = self._held, ""
-        return shown
-
-    def _valid_markers(self, match: re.Match[str]) -> str:
-        numbers = [int(number) for number in re.findall(r"\d+", match[1])]
-        valid = [number for number in numbers if 1 <= number <= self._sources]
-        blank = match[0][: match[0].index("[")]
-        if valid:
-            return blank + "".join(f"[{number}]" for number in valid)
-        before = (self._tail + match.string[: match.start()])[-_TAIL:]
-        # Taken out of "[7[9]]", an unknown marker would leave another one behind.
-        return f"{blank}({match[1]})" if "[" in _MARKER_BEGUN.findall(before)[0] else ""
-
-
-def _prefix_at_end(text: str, word: str) -> int:
-    """The length of the longest proper prefix of ``word`` that ``text`` ends with."""
-    return next((size for size in range(min(len(word) - 1, len(text)), 0, -1) if text.endswith(word[:size])), 0)
-
-
 # --- what the citations say -----------------------------------------------------------------------------------------
 
-_MARKERS = re.compile(r"(?:\s*\[\d{1,24}\])+", re.ASCII)
+_MARKER = re.compile(r"\[(\d{1,2})\]", re.ASCII)
+_EDGES = " \t\r\n.,;:"
 
 
-def claims(answer: str) -> list[tuple[str, tuple[int, ...]]]:
-    """The answer's statements, in order, with the numbers of the sources that each cites.
+def claims(answer: str, sources: int = 99) -> list[tuple[str, tuple[int, ...]]]:
+    """The answer's statements, in order, with the numbers of the sources (1 to ``sources``) that each cites.
 
     A statement is the text up to its markers. Markers before any text belong to the first statement.
     """
     found: list[tuple[str, tuple[int, ...]]] = []
     position = 0
     early: tuple[int, ...] = ()
-    for match in _MARKERS.finditer(answer):
-        numbers = tuple(int(number) for number in _VALID.findall(match[0]))
+    for match in _MARKER.finditer(answer):
+        number = int(match[1])
+        if not 1 <= number <= sources:
+            continue
         claim = answer[position : match.start()].strip(_EDGES)
         position = match.end()
         if claim:
-            found.append((claim, early + numbers))
+            found.append((claim, (*early, number)))
             early = ()
         elif found:
-            found[-1] = (found[-1][0], found[-1][1] + numbers)
+            # "one [1]. [2] two": a marker behind a full stop still belongs to the statement before it.
+            found[-1] = (found[-1][0], (*found[-1][1], number))
         else:
-            early += numbers
+            early += (number,)
     rest = answer[position:].strip(_EDGES)
     if rest or early:
         found.append((rest, early))
     return found
-
-
-_EDGES = " \t\r\n.,;:"
 
 
 def cite(answer: str, passages: Sequence[Passage]) -> tuple[tuple[Citation, ...], float]:
@@ -165,25 +83,35 @@ def cite(answer: str, passages: Sequence[Passage]) -> tuple[tuple[Citation, ...]
     per claim, claims without a marker as 0, weighted by length.
     """
     citations: dict[Citation, None] = {}
+    read: dict[int, _Read] = {}
     supported = total = 0.0
-    for claim, numbers in claims(answer):
+    for claim, numbers in claims(answer, len(passages)):
         terms = set(analyze(claim))
         weight = max(1, len(terms))
         total += weight
         best = 0.0
         for number in dict.fromkeys(numbers):
             passage = passages[number - 1]
-            start, end = _best_sentence(passage.text, terms)
+            source = read[number] = read.get(number) or _Read(passage)
+            start, end = source.best_sentence(terms)
             citations[Citation(f"[{number}]", passage.passage_id, start, end)] = None
-            common = terms.intersection(analyze(passage.text + " " + passage.title))
-            best = max(best, len(common) / weight)
+            best = max(best, len(terms & source.terms) / weight)
         supported += best * weight
     return tuple(citations), supported / total if total else 0.0
 
 
-def _best_sentence(text: str, terms: set[str]) -> tuple[int, int]:
-    pieces = [piece for piece in split_sentences(text) if piece.kind is not BlockKind.HEADING]
-    if not pieces:
-        return 0, len(text)
-    best = max(pieces, key=lambda piece: (len(terms.intersection(analyze(piece.readable))), -piece.start))
-    return best.start, best.end
+class _Read:
+    """A passage as it is compared with claims, read once however many cite it."""
+
+    def __init__(self, passage: Passage) -> None:
+        self.terms = set(analyze(passage.text + " " + passage.title))
+        self._whole = (0, len(passage.text))
+        pieces = [piece for piece in split_sentences(passage.text) if piece.kind is not BlockKind.HEADING]
+        self._sentences = [(piece.start, piece.end, set(analyze(piece.readable))) for piece in pieces]
+
+    def best_sentence(self, terms: set[str]) -> tuple[int, int]:
+        """Where the sentence stands that shares most words with ``terms``; the whole text if there is none."""
+        if not self._sentences:
+            return self._whole
+        start, end, _ = max(self._sentences, key=lambda sentence: (len(terms & sentence[2]), -sentence[0]))
+        return start, end

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.corpus.coverage import Notice
 from services.corpus.errors import Unavailable
 
 ABSTENTION = "The given sources do not answer this question."
@@ -62,7 +63,7 @@ class Draft:
 
     ``confidence`` (0 to 1) is how sure the endpoint is that the answer is right and supported; when it abstained,
     how sure it is of the best answer that it decided not to give. An abstention has the answer ``ABSTENTION`` and
-    no citations.
+    no citations. ``notices`` are what a caller should know about the answer, such as that it was cut off.
     """
 
     answer: str
@@ -70,6 +71,7 @@ class Draft:
     confidence: float = 0.0
     abstained: bool = False
     usage: Usage = Usage()
+    notices: tuple[Notice, ...] = ()
 
 
 def abstention(confidence: float = 0.0, usage: Usage = Usage()) -> Draft:
@@ -79,6 +81,14 @@ def abstention(confidence: float = 0.0, usage: Usage = Usage()) -> Draft:
 
 class Unreached(Unavailable):
     """There was no connection to the endpoint: it did nothing."""
+
+
+class NoAnswer(Unavailable):
+    """The endpoint works, and wrote no answer for a reason that lies in the question.
+
+    It refused, a filter took the answer away, or ``max_tokens`` were too few. Another endpoint may do better; that
+    this one failed is not held against it, because callers could otherwise take it away from each other.
+    """
 
 
 class AnswerEndpoint(Protocol):
@@ -99,13 +109,15 @@ class AnswerEndpoint(Protocol):
     def answer(self, question: str, passages: Sequence[Passage], max_tokens: int) -> AsyncGenerator[str | Draft, None]:
         """Yield pieces of text as they come and then, as the last item, exactly one Draft.
 
-        The pieces joined are the draft's answer, abstentions included; without passages the endpoint abstains. An
-        empty piece is a sign of life: work goes on, but what was written must not be shown yet.
+        The pieces joined are the draft's answer, abstentions included, unless what was shown turned out not to belong
+        to it: then the draft's answer replaces it. Without passages the endpoint abstains. An empty piece is a sign of
+        life: work goes on, but what was written must not be shown yet.
         Every marker in the answer belongs to a citation, and the other way round. Closing the generator early, or
         cancelling the task that waits for it, ends the work behind it.
 
         Raises:
-            Unavailable: The endpoint did not answer, or stopped in the middle; Unreached where it was never asked.
+            Unavailable: The endpoint did not answer, or stopped in the middle; Unreached where it was never asked,
+                NoAnswer where the question is the reason.
             ResourceExhausted: The endpoint refuses more work for now; ``retry_after`` is 0 if it does not say how long.
             FailedPrecondition: The endpoint refuses our credentials, model or request: repeating does not help.
         """

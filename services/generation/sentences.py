@@ -138,6 +138,11 @@ def _pieces(text: str, block: Block) -> Iterator[tuple[int, int]]:
         start = cut
 
 
+def sentence_ends(text: str) -> list[int]:
+    """Where sentences of ``text``, read as one paragraph, end; not the end of the text itself."""
+    return list(_ends(text, 0, len(text)))
+
+
 def _ends(text: str, start: int, end: int) -> Iterator[int]:
     bullet = BULLET.match(text, trimmed(text, start, end)[0], end)
     for match in _END.finditer(text, bullet.end() if bullet else start, end):

@@ -13,6 +13,7 @@ from groundwire.generation.v1 import generation_service_pb2 as pb
 from groundwire.generation.v1 import generation_service_pb2_grpc
 from interceptors import current
 from services.corpus.principal import Caller
+from services.generation.completions.wellformed import well_formed
 from services.generation.convert import event_to_pb, parse_request, result_to_pb, status_to_pb
 from services.generation.generation import Attempt, Final, GenerationRequest, GenerationResult, Generator
 from services.runtime.auditing.record import current_record
@@ -69,4 +70,4 @@ def _note(result: GenerationResult) -> None:
     current.charge(result.usage.input_tokens + result.usage.output_tokens)
     record = current_record()
     record.model_endpoint = result.endpoint
-    record.answer_sha256 = sha256(result.answer.encode()).digest()
+    record.answer_sha256 = sha256(well_formed(result.answer).encode()).digest()

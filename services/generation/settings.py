@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -11,6 +11,9 @@ from services.runtime.options import WORKERS_DESCRIPTION, Options
 from services.runtime.settings import Settings
 
 EXTRACTIVE = "extractive:"
+_PARAMETER = r"^[A-Za-z_][A-Za-z0-9_.\-]{0,63}$"
+_NEEDED = frozenset({"model", "messages"})
+_TAKEN = _NEEDED | {"n"}  # one answer is read
 
 
 class EndpointOptions(Options):
@@ -23,6 +26,22 @@ class EndpointOptions(Options):
     )
     model: str = Field("", description="The model that an OpenAI-compatible server is asked for.")
     api_key: SecretStr | None = Field(None, description="Its key, if it wants one.")
+    max_tokens_parameter: str = Field(
+        "max_tokens",
+        pattern=_PARAMETER,
+        description='What the limit of an answer is sent as: "max_completion_tokens", …',
+    )
+    omit_parameters: tuple[Annotated[str, Field(pattern=_PARAMETER)], ...] = Field(
+        (), description="Parameters that are not sent: temperature, stream_options, stream, or the limit itself."
+    )
+    extra_parameters: dict[Annotated[str, Field(pattern=_PARAMETER)], Any] = Field(
+        default_factory=dict, description="Parameters that are sent as they are, in place of the usual ones."
+    )
+    thinking: Literal["auto", "opened"] = Field(
+        "auto",
+        description="opened: the model's chat template opens its thoughts, so nothing is shown before they end; "
+        "auto: found out by its first answer.",
+    )
     role: Literal["primary", "backup"] | None = Field(
         None,
         description="Primaries share the questions, backups answer while no primary can; unset: primary, but extractive: "
@@ -33,6 +52,10 @@ class EndpointOptions(Options):
     def _names_a_model(self) -> Self:
         if self.url != EXTRACTIVE and not self.model:
             raise ValueError(f"the endpoint {self.name} needs a model")
+        if taken := sorted(_TAKEN.intersection(self.extra_parameters)):
+            raise ValueError(f"extra_parameters of the endpoint {self.name} cannot set {', '.join(taken)}")
+        if needed := sorted(_NEEDED.intersection(self.omit_parameters)):
+            raise ValueError(f"omit_parameters of the endpoint {self.name} cannot leave out {', '.join(needed)}")
         return self
 
 

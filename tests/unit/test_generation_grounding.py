@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.generation.grounding import SENTINEL, AnswerFilter, cite, claims, messages
+from services.generation.completions.answer import AnswerFilter
+from services.generation.grounding import SENTINEL, cite, claims, messages
 from services.generation.ports import Citation, Passage
 
 PASSAGES = (

@@ -11,9 +11,11 @@ import pytest
 
 from services.corpus.errors import FailedPrecondition, GroundwireError, ResourceExhausted, Unavailable
 from services.embedding.memory import OverlapCrossEncoder
+from services.generation import assembly
 from services.generation.adapters.openai import OpenAIEndpoint
 from services.generation.grounding import SENTINEL
 from services.generation.ports import ABSTENTION, Draft, Passage, Unreached, Usage
+from services.generation.settings import EndpointOptions
 from tests.support.generation_server import DONE, Reply, chat_server, chunk, completion
 
 PASSAGES = (Passage("p1", "Parking", "The garage has 38 spaces.", 0.9),)
@@ -55,6 +57,56 @@ async def test_the_request_is_what_the_api_wants() -> None:
     assert [message["role"] for message in request["messages"]] == ["system", "user"]
     assert "The garage has 38 spaces." in request["messages"][1]["content"]
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+
+
+async def test_settings_say_which_parameters_are_sent() -> None:
+    options = EndpointOptions.model_validate(
+        {
+            "name": "llm",
+            "model": "m",
+            "max_tokens_parameter": "max_completion_tokens",
+            "omit_parameters": ["stream_options"],
+            "extra_parameters": {"temperature": 1, "chat_template_kwargs": {"enable_thinking": False}},
+            "url": "http://127.0.0.1:1/v1",
+        }
+    )
+    async with chat_server() as server:
+        encoder = OverlapCrossEncoder()
+        endpoint = assembly._endpoint(options.model_copy(update={"url": server.base_url}), encoder, 20.0)
+        assert isinstance(endpoint, OpenAIEndpoint)
+        await pieces(endpoint, max_tokens=77)
+        await endpoint.close()
+    [request] = server.requests
+    assert set(request) == {
+        "model",
+        "messages",
+        "max_completion_tokens",
+        "temperature",
+        "stream",
+        "chat_template_kwargs",
+    }
+    assert (request["max_completion_tokens"], request["temperature"]) == (77, 1)
+    assert request["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+async def test_a_model_name_that_cannot_be_sent_is_replaced() -> None:
+    async with chat_server() as server:
+        endpoint = OpenAIEndpoint("llm", server.base_url, "m\ud83d")
+        await pieces(endpoint)
+        await endpoint.close()
+    assert server.requests[0]["model"] == "m\ufffd"
+
+
+async def test_a_server_that_stays_behind_the_end_is_not_waited_for() -> None:
+    hold = asyncio.Event()
+    reply = Reply([chunk("38 spaces [1]."), chunk(finish="stop"), DONE], hold=hold)
+    async with chat_server(lambda _: reply) as server:
+        endpoint = OpenAIEndpoint("llm", server.base_url, "m")
+        items = await pieces(endpoint)
+        assert isinstance(items[-1], Draft)
+        assert items[-1].answer == "38 spaces [1]."
+        assert not hold.is_set()
+        await endpoint.close()
 
 
 async def test_without_a_key_no_authorization_is_sent() -> None:
@@ -126,9 +178,7 @@ async def test_usage_is_the_servers_or_estimated() -> None:
     assert estimated.input_tokens > 100
 
 
-@pytest.mark.parametrize(
-    "texts", [(SENTINEL,), ("NO_", "ANSWER", "_IN_SOURCES."), ("It is 38.",), ("It is 38 [4].",), ()]
-)
+@pytest.mark.parametrize("texts", [(SENTINEL,), ("NO_", "ANSWER", "_IN_SOURCES."), ("It is 38.",), ("It is 38 [4].",)])
 async def test_the_sentinel_and_answers_without_a_valid_citation_become_abstentions(texts: Sequence[str]) -> None:
     text, draft = await answer(Reply(completion(*texts)))
     assert text == draft.answer == ABSTENTION

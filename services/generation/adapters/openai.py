@@ -1,16 +1,16 @@
 """OpenAIEndpoint: any server that speaks OpenAI's streaming chat completions (llama.cpp, vLLM, Ollama, OpenAI, …).
 
-Source: https://platform.openai.com/docs/api-reference/chat-streaming. What the model writes passes
-:class:`services.generation.grounding.AnswerFilter`, so an answer without a single valid citation is never shown: it
-becomes an abstention.
+Source: https://platform.openai.com/docs/api-reference/chat-streaming. What servers make of it, and what of a model's text is
+let through, is the business of :mod:`services.generation.completions`; here are the connection, the statuses, and the
+judgement about the answer. docs/endpoints.md lists every shape that is known.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import math
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from http import HTTPStatus
 from typing import Any
@@ -19,15 +19,25 @@ import httpx
 
 from services.corpus.errors import FailedPrecondition, GroundwireError, ResourceExhausted, Unavailable
 from services.embedding.ports import CrossEncoder
-from services.generation.grounding import AnswerFilter, cite, claims, messages
+from services.generation.adapters.openai_request import Parameters
+from services.generation.completions.chunks import is_object
+from services.generation.completions.completion import DONE, Completion, Ended
+from services.generation.completions.parameters import refused_parameter
+from services.generation.completions.sse import MAX_EVENT_BYTES, Event, EventTooLarge, SseDecoder
+from services.generation.grounding import cite, claims, messages
 from services.generation.ports import Draft, Passage, Unreached, Usage, abstention
-from services.generation.sse import EventTooLarge, SseDecoder
 
-_DONE = "[DONE]"
-_CHARACTERS_PER_TOKEN = 4  # of English text, where a server does not count
 _MOST_CLAIMS = 8  # of an answer that are checked by the cross-encoder
 _MOST_RETRY_AFTER = 300.0
 _DISCLAIMED = 0.5  # what is left of the confidence in an answer that its own model also says is not in the sources
+_MOST_ERROR_BYTES = 65_536
+_MOST_TRIES = 6  # of one question, each without one more parameter
+_JSON_BEGINS = (bytearray(b"{"), bytearray(b"["))
+_BEFORE_JSON = b"\xef\xbb\xbf \t\r\n"
+_LONGEST_HEAD = 64
+# Statuses that are about something else than the request's parameters.
+_NOT_ABOUT_PARAMETERS = frozenset({401, 402, 403, 407, 408, 413, 429, 502, 503, 504})
+_log = logging.getLogger(__name__)
 
 
 class OpenAIEndpoint:
@@ -35,8 +45,11 @@ class OpenAIEndpoint:
 
     ``timeout`` is seconds without a byte, ``connect_timeout`` seconds to connect. With a ``support`` cross-encoder
     (not closed with the endpoint) the confidence is how well each claim is supported by what it cites, without one
-    how many of its words are. ``transport`` stands in for the network in tests. No proxy or other setting is taken
-    from the environment. The API key is kept in the client's headers alone, and never shown.
+    how many of its words are. ``parameters`` are sent until the server refuses one: then it is left out, or renamed,
+    and that is kept once it helped. ``opened`` tells that the model's chat template opens its thoughts, so that all
+    text up to their end belongs to them; without it that is found out by the first such answer. ``transport`` stands in
+    for the network in tests. No proxy or other setting is taken from the environment. The API key is kept in the client's
+    headers alone, and never shown.
     """
 
     def __init__(
@@ -49,7 +62,8 @@ class OpenAIEndpoint:
         timeout: float = 60.0,
         connect_timeout: float = 5.0,
         support: CrossEncoder | None = None,
-        temperature: float = 0.0,
+        parameters: Parameters | None = None,
+        opened: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key):
@@ -57,8 +71,9 @@ class OpenAIEndpoint:
             raise ValueError(f"the API key of endpoint {name} has characters that a header cannot carry")
         self._name = name
         self._model = model
-        self._temperature = temperature
         self._support = support
+        self._parameters = parameters or Parameters()
+        self._opened: bool | None = opened
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._client = httpx.AsyncClient(
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
@@ -92,83 +107,116 @@ class OpenAIEndpoint:
             yield draft
             return
         chat = messages(question, passages)
-        text = AnswerFilter(len(passages))
-        answer = ""
-        written = 0
-        usage: Usage | None = None
-        async with aclosing(self._chunks(chat, max_tokens)) as chunks:
-            async for chunk in chunks:
-                usage = _usage(chunk) or usage
-                piece = _content(chunk)
-                written += len(piece)
-                shown = text.feed(piece)
-                answer += shown
-                # Empty while a piece is held back: a sign of life.
-                yield shown
-        rest = text.finish()
-        answer += rest
-        yield rest
-        if usage is None:
-            read = sum(len(message["content"]) for message in chat)
-            usage = Usage(_estimate(read), _estimate(written))
-        if answer:
-            yield await self._draft(answer, passages, usage, disclaimed=text.disclaimed)
-        else:
+        prompt = sum(len(message["content"].encode("utf-8", "replace")) for message in chat)
+        completion = Completion(passages, max_tokens, prompt=prompt, opened=self._opened)
+        try:
+            with _explained():
+                async with aclosing(self._events(chat, max_tokens)) as events:
+                    async for event in events:
+                        # Empty while a piece is held back: a sign of life.
+                        yield completion.feed(event)
+                        if completion.done:
+                            break
+        except Unavailable as error:
+            # A connection that breaks behind the end takes nothing away.
+            if not (completion.complete and isinstance(error.__cause__, httpx.HTTPError)):
+                raise
+        ended = completion.finish()
+        if self._opened is not True:
+            self._opened = None if completion.began_inside else False
+        usage = Usage(ended.read, ended.written)
+        if not ended.text:
             draft = abstention(usage=usage)
             yield draft.answer
             yield draft
+            return
+        if ended.rest is not None:
+            yield ended.rest
+        yield await self._draft(ended, passages, usage)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _chunks(self, chat: Sequence[Mapping[str, str]], max_tokens: int) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of a completion, to its end; raise when the server refuses it or breaks it off."""
-        finished = False
-        with _explained():
-            async with self._client.stream("POST", self._url, json=self._body(chat, max_tokens)) as response:
-                if response.status_code != HTTPStatus.OK:
-                    raise _refused(response)
-                decoder = SseDecoder()
-                async for data in response.aiter_bytes():
-                    for event in decoder.feed(data):
-                        if event == _DONE:
-                            finished = True
-                            continue
-                        chunk = _parse(event)
-                        finished = finished or _is_last(chunk)
-                        yield chunk
-        if not finished:
-            raise Unavailable("the connection to the endpoint ended in the middle of an answer")
+    async def _events(self, chat: list[dict[str, str]], max_tokens: int) -> AsyncGenerator[Event, None]:
+        """The events of a completion; raise when the server refuses it. A refused parameter is left out, once."""
+        parameters = self._parameters
+        for number in range(_MOST_TRIES):
+            body = parameters.body(self._model, chat, max_tokens)
+            async with self._client.stream("POST", self._url, json=body) as response:
+                if response.status_code == HTTPStatus.OK:
+                    self._keep(parameters)
+                    async for event in _events_of(response):
+                        yield event
+                    return
+                refused = await _refused_parameter(response, body)
+                fitted = parameters.without(refused) if refused and number + 1 < _MOST_TRIES else None
+                if fitted is None:
+                    raise _refusal(response, f"{refused}: {parameters.advice(refused)}" if refused else "")
+                parameters = fitted
 
-    def _body(self, chat: Sequence[Mapping[str, str]], max_tokens: int) -> dict[str, object]:
-        return {
-            "model": self._model,
-            "messages": chat,
-            "max_tokens": max_tokens,
-            "temperature": self._temperature,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
+    def _keep(self, parameters: Parameters) -> None:
+        """Go on with what the server took."""
+        before, self._parameters = self._parameters, parameters
+        refused = sorted(parameters.omitted - before.omitted)
+        if refused:
+            _log.warning(
+                "endpoint %s refuses the parameter %s and is asked without it from now on; %s to spare it the try",
+                self._name,
+                ", ".join(refused),
+                Parameters.settings(parameters),
+            )
 
-    async def _draft(self, answer: str, passages: Sequence[Passage], usage: Usage, *, disclaimed: bool) -> Draft:
+    async def _draft(self, ended: Ended, passages: Sequence[Passage], usage: Usage) -> Draft:
         # In a thread: cutting and stemming long sources takes a while.
-        citations, confidence = await asyncio.to_thread(cite, answer, passages)
+        citations, confidence = await asyncio.to_thread(cite, ended.text, passages)
         if self._support is not None:
-            confidence = await self._supported(self._support, answer, passages)
-        if disclaimed:
+            confidence = await self._supported(self._support, ended.text, passages)
+        if ended.disclaimed:
             confidence *= _DISCLAIMED
-        return Draft(answer, citations, confidence, usage=usage)
+        return Draft(ended.text, citations, confidence, usage=usage, notices=ended.notices)
 
     async def _supported(self, encoder: CrossEncoder, answer: str, passages: Sequence[Passage]) -> float:
         """The mean support (0 to 1) of the answer's claims: of each the best of the sources that it cites, else 0."""
-        checked = claims(answer)[:_MOST_CLAIMS]
+        checked = claims(answer, len(passages))[:_MOST_CLAIMS]
         supports = []
         for claim, numbers in checked:
             texts = [passages[number - 1].text for number in dict.fromkeys(numbers)]
             logits = [logit for logit in await encoder.score(claim, texts) if logit is not None] if texts else []
             supports.append(max((1.0 / (1.0 + math.exp(-logit)) for logit in logits), default=0.0))
         return sum(supports) / len(supports) if supports else 0.0
+
+
+async def _events_of(response: httpx.Response) -> AsyncGenerator[Event, None]:
+    """The events of a stream, or a body of JSON as one event: some servers do not stream, asked or not."""
+    decoder = SseDecoder()
+    head: bytearray | None = bytearray()
+    body = bytearray()
+    whole = False
+    async for data in response.aiter_bytes():
+        piece = data
+        if head is not None:
+            head += data
+            begun = head.lstrip(_BEFORE_JSON)
+            if not begun and len(head) <= _LONGEST_HEAD:
+                continue
+            piece, head, whole = bytes(head), None, begun[:1] in _JSON_BEGINS
+        if not whole:
+            for event in decoder.feed(piece):
+                yield event
+            continue
+        body += piece
+        if len(body) > MAX_EVENT_BYTES:
+            raise EventTooLarge("an answer is too large")
+        yield Event("")  # a sign of life
+    if whole:
+        text = body.decode("utf-8-sig", "replace")
+        yield Event(text)
+        if is_object(text):
+            # It came whole, so that it is complete like a stream with this at its end.
+            yield Event(DONE)
+    for event in decoder.finish():
+        yield event
 
 
 @contextmanager
@@ -188,13 +236,22 @@ def _explained() -> Iterator[None]:
         raise Unavailable("the endpoint's answer could not be read") from error
 
 
-def _estimate(characters: int) -> int:
-    return -(-characters // _CHARACTERS_PER_TOKEN)
+async def _refused_parameter(response: httpx.Response, body: dict[str, Any]) -> str | None:
+    if response.status_code < HTTPStatus.BAD_REQUEST or response.status_code in _NOT_ABOUT_PARAMETERS:
+        return None
+    read = bytearray()
+    async for data in response.aiter_bytes():
+        read += data
+        if len(read) > _MOST_ERROR_BYTES:
+            break
+    return refused_parameter(read[:_MOST_ERROR_BYTES].decode("utf-8", "replace"), set(body))
 
 
-def _refused(response: httpx.Response) -> GroundwireError:
-    """The error for a status other than 200; the body is never read: it may repeat the question or the key."""
+def _refusal(response: httpx.Response, parameter: str) -> GroundwireError:
+    """The error for a status other than 200; the body is not shown: it may repeat the question or the key."""
     status = response.status_code
+    if parameter:
+        return FailedPrecondition(f"the endpoint refuses (HTTP status {status}) the parameter {parameter}")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return FailedPrecondition("the endpoint refuses the configured credentials")
     if status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -212,40 +269,3 @@ def _retry_after(response: httpx.Response, default: float = 1.0) -> float:
     """Seconds to wait; the date form of the header is not worth a clock here."""
     value = response.headers.get("retry-after", "")
     return min(float(value), _MOST_RETRY_AFTER) if value.isascii() and value.isdigit() else default
-
-
-def _parse(event: str) -> dict[str, Any]:
-    try:
-        chunk = json.loads(event)
-    except ValueError as error:
-        raise Unavailable("the endpoint's answer could not be read") from error
-    if not isinstance(chunk, dict):
-        raise Unavailable("the endpoint's answer could not be read")
-    if chunk.get("error"):
-        raise Unavailable("the endpoint reported an error in the middle of an answer")
-    return chunk
-
-
-def _choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
-    choices = chunk.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    return first if isinstance(first, dict) else {}
-
-
-def _content(chunk: Mapping[str, Any]) -> str:
-    delta = _choice(chunk).get("delta")
-    content = delta.get("content") if isinstance(delta, dict) else None
-    return content if isinstance(content, str) else ""
-
-
-def _is_last(chunk: Mapping[str, Any]) -> bool:
-    return _choice(chunk).get("finish_reason") is not None
-
-
-def _usage(chunk: Mapping[str, Any]) -> Usage | None:
-    usage = chunk.get("usage")
-    if not isinstance(usage, dict):
-        return None
-    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-    read, written = (count if isinstance(count, int) and count >= 0 else 0 for count in counts)
-    return Usage(read, written)

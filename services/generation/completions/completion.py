@@ -1,0 +1,240 @@
+"""One completion, read as it comes: what of it may be shown, how it ended, and what it cost. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.corpus.coverage import Notice
+from services.corpus.errors import Unavailable
+from services.generation.completions.answer import AnswerFilter
+from services.generation.completions.chunks import Chunk, Unreadable, read_chunk, read_objects
+from services.generation.completions.ending import Finish, ends_whole, whole_sentences
+from services.generation.completions.sse import Event
+from services.generation.completions.thinking import ThinkingFilter
+from services.generation.completions.wellformed import SurrogateJoiner
+from services.generation.ports import NoAnswer, Passage
+
+CUT_OFF = Notice("ANSWER_CUT_OFF", "the model was stopped at max_tokens: the answer ends with its last whole sentence")
+FILTERED = Notice(
+    "ANSWER_FILTERED", "the endpoint's content filter stopped the model: the answer ends with its last whole sentence"
+)
+UNCONFIRMED = Notice("ANSWER_END_UNCONFIRMED", "the endpoint did not say whether the answer is complete")
+
+_NO_NOTICES: tuple[Notice, ...] = ()
+DONE = "[DONE]"
+_BYTES_PER_TOKEN = 4  # of English text, where a server does not count
+_LONGEST_TOKEN = 16  # characters that a token has at most, on average over an answer
+_MOST_CHARACTERS = 4_000_000  # of all that a server may write, thoughts included
+_WORDS = re.compile(r"[^\W_]")
+_MARKERS = re.compile(r"\[\d{1,2}\]", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a completion ended.
+
+    ``text`` is the answer, "" where the model abstains; ``disclaimed`` tells that the model also said that there is
+    none. ``rest`` is what of it was not returned yet, None where what was returned is not how it begins. ``read`` and
+    ``written`` are tokens, estimated where the server does not count.
+    """
+
+    text: str
+    disclaimed: bool
+    rest: str | None
+    notices: tuple[Notice, ...]
+    read: int
+    written: int
+
+
+class Completion:
+    """Reads the events of one completion.
+
+    ``prompt`` is the size of what the model was given, in UTF-8 bytes. ``opened`` tells whether the text begins inside
+    thoughts: True, False, or None where that was so before and may be so again.
+
+    Raises, from :meth:`feed` and :meth:`finish`:
+        Unavailable: The endpoint failed: it reported an error, broke off, called a tool, or wrote nothing.
+        NoAnswer: There is no answer for a reason that lies in the question.
+    """
+
+    def __init__(
+        self, passages: Sequence[Passage], max_tokens: int, *, prompt: int = 0, opened: bool | None = False
+    ) -> None:
+        self.done = False
+        self._texts = [f"{passage.title}\n{passage.text}" for passage in passages]
+        self._joiner = SurrogateJoiner()
+        self._thinking = ThinkingFilter(opened=opened is not False, certain=opened is True)
+        self._restarts = 0
+        self._answer = AnswerFilter(len(passages), self._texts)
+        self._plain: list[str] = []  # the text without thoughts
+        self._kept: list[str] = []  # what of it is the answer
+        self._shown = False  # some of it was returned
+        self._void = False  # what was returned is not how the answer begins
+        self._left = max_tokens * _LONGEST_TOKEN + 1000
+        self._most = _MOST_CHARACTERS
+        self._prompt = prompt
+        self._raw: list[str] = []
+        self._bytes = 0
+        self._read: int | None = None
+        self._written: int | None = None
+        self._finish: Finish | None = None
+        self._contradicted = False  # there was more text behind a finish_reason
+        self._events = 0
+        self._thought = False
+        self._called_tool = False
+        self._refused = False
+
+    @property
+    def began_inside(self) -> bool:
+        """Whether the text turned out to begin inside thoughts; certain at the end."""
+        return self._thinking.began_inside
+
+    @property
+    def complete(self) -> bool:
+        """Whether the server said that this is the end, so that nothing is lost if the connection breaks now."""
+        return self.done or (self._finish is not None and not self._contradicted)
+
+    def feed(self, event: Event) -> str:
+        """Return what ``event`` makes safe to show; ``done`` is set by the event that ends the stream."""
+        if event.data.strip().upper() == DONE and event.name.casefold() != "error":
+            self.done = True
+            return ""
+        try:
+            objects = read_objects(event.data)
+        except Unreadable as error:
+            if event.name.casefold() == "error":
+                raise _reported("") from error
+            raise Unavailable("the endpoint's answer could not be read") from error
+        if not objects and event.name.casefold() == "error":
+            raise _reported("")
+        return "".join(self._take(read_chunk(each, event.name)) for each in objects)
+
+    def finish(self) -> Ended:
+        """Read the end of the stream, which broke off unless the server said that it is complete."""
+        rest = self._show(self._thinking.feed(self._joiner.finish())) + self._show(
+            # A model that begins with its thoughts, and was cut off before they ended, wrote nothing else.
+            self._thinking.finish(certain=self._finish is Finish.LENGTH)
+        )
+        last = self._answer.finish()
+        self._kept.append(last)
+        self._check_failures()
+        text, plain = "".join(self._kept), "".join(self._plain)
+        whole, notices = text, _NO_NOTICES
+        if not self._answer.declined:
+            if not _WORDS.search(_MARKERS.sub("", text or plain)):
+                raise self._no_text()
+            whole, notices = self._whole(text, plain)
+        shown_in_part = self._void or whole != text
+        return Ended(
+            text=whole,
+            disclaimed=self._answer.disclaimed,
+            rest=None if shown_in_part else rest + last,
+            notices=notices,
+            read=self._read or _estimate(self._prompt),
+            written=self._written or _estimate(self._bytes),
+        )
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def _take(self, chunk: Chunk) -> str:
+        if chunk.error is not None:
+            raise _reported(chunk.error)
+        self._events += 1
+        self._called_tool = self._called_tool or chunk.called_tool
+        self._refused = self._refused or chunk.refused
+        self._read = chunk.read or self._read
+        self._written = chunk.written or self._written
+        self._bytes += chunk.thought
+        self._thought = self._thought or chunk.thought > 0
+        text = chunk.text
+        if chunk.whole and self._repeats(text):
+            text = ""
+        if text.strip() and self._finish is not None:
+            self._finish, self._contradicted = None, True
+        self._finish = chunk.finish or self._finish
+        if not text:
+            return ""
+        self._raw.append(text)
+        self._most -= len(text)
+        if self._most < 0:
+            raise Unavailable("the endpoint writes without an end")
+        text = self._joiner.feed(text)
+        self._bytes += len(text.encode())
+        return self._show(self._thinking.feed(text))
+
+    def _repeats(self, text: str) -> bool:
+        """Whether a message is all that was written so far: some servers end with the whole of it."""
+        so_far = _MOST_CHARACTERS - self._most
+        # Not compared with what is much longer, or a stream of messages would take time quadratic in its length.
+        return 0 < so_far <= 2 * len(text) and text.strip() == "".join(self._raw).strip()
+
+    def _show(self, text: str) -> str:
+        if self._thinking.restarts != self._restarts:
+            self._restarts = self._thinking.restarts
+            self._answer = AnswerFilter(len(self._texts), self._texts)
+            self._plain.clear()
+            self._kept.clear()
+            self._void = self._void or self._shown
+        self._plain.append(text)
+        self._left -= len(text)
+        if self._left < 0:
+            # The server does not keep to max_tokens.
+            self._finish, self.done = Finish.LENGTH, True
+        shown = self._answer.feed(text)
+        self._kept.append(shown)
+        if self._void:
+            return ""  # only the end can say that what was shown is void
+        self._shown = self._shown or bool(shown)
+        return shown
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def _check_failures(self) -> None:
+        """Raise for an end that is none of an answer."""
+        if not self._events and not self.done:
+            raise Unavailable("the endpoint sent no chat completion; check its url")
+        if self._finish is Finish.FAILED:
+            raise Unavailable("the endpoint reports by its finish_reason that it failed")
+        if self._called_tool or self._finish is Finish.TOOL:
+            raise Unavailable("the model called a tool in place of answering; switch tools off at the endpoint")
+        if self._refused:
+            raise NoAnswer("the model refused to answer this question")
+        if self._finish is Finish.UNKNOWN:
+            raise Unavailable("the endpoint ended with a finish_reason that is not known")
+        if (self._finish is None and not self.done) or (self._contradicted and not self.done):
+            raise Unavailable("the connection to the endpoint ended in the middle of an answer")
+
+    def _no_text(self) -> Unavailable:
+        thought = self._thought or self._thinking.thought
+        if self._finish is Finish.LENGTH:
+            before = "its thoughts ended" if thought else "it wrote anything"
+            return NoAnswer(f"the model was stopped at max_tokens before {before}")
+        if self._finish is Finish.FILTERED:
+            return NoAnswer("the endpoint's content filter took the answer away")
+        if thought:
+            return Unavailable("the model wrote thoughts and no answer; switch thinking off by extra_parameters")
+        return Unavailable("the endpoint ended without any text")
+
+    def _whole(self, text: str, plain: str) -> tuple[str, tuple[Notice, ...]]:
+        """The answer up to where it is whole, and what the caller should know about its end."""
+        if self._finish in (Finish.LENGTH, Finish.FILTERED):
+            whole = whole_sentences(text)
+            if not _MARKERS.search(whole):
+                how = "at max_tokens" if self._finish is Finish.LENGTH else "by the endpoint's content filter"
+                raise NoAnswer(f"the model was stopped {how} before it had written a whole sentence with its source")
+            return whole, (CUT_OFF if self._finish is Finish.LENGTH else FILTERED,)
+        if self._finish is None:
+            if not ends_whole(text or plain):
+                raise Unavailable("the endpoint ended in the middle of a sentence, without a finish_reason")
+            return text, (UNCONFIRMED,)
+        return text, ()
+
+
+def _reported(words: str) -> Unavailable:
+    return Unavailable(f"the endpoint reported an error in place of an answer{f' ({words})' if words else ''}")
+
+
+def _estimate(size: int) -> int:
+    return max(1, -(-size // _BYTES_PER_TOKEN))
