@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
+from services.corpus.coverage import Notice
 from services.embedding.ports import CrossEncoder
 from services.generation.extraction import (
     DEFAULT_THRESHOLD,
@@ -28,9 +29,13 @@ from services.generation.extraction import (
     candidates,
     choose,
     compose,
+    difference,
 )
 from services.generation.ports import Draft, Passage, Usage, abstention
 
+LACKING = Notice(
+    "SOURCES_LACK_DETAIL", "the sources do not have all that the question names; the answer begins with what"
+)
 _CHARACTERS_PER_TOKEN = 4  # of English text; nothing here counts tokens
 _IN_CONTEXT = 4  # candidates that are read again in their context
 
@@ -96,7 +101,13 @@ class ExtractiveEndpoint:
             yield statement.text
         answer = "".join(statement.text for statement in statements)
         usage = Usage(usage.input_tokens, -(-len(answer) // _CHARACTERS_PER_TOKEN))
-        yield Draft(answer, tuple(statement.citation for statement in statements), top.confidence, usage=usage)
+        yield Draft(
+            answer,
+            tuple(statement.citation for statement in statements),
+            top.confidence,
+            usage=usage,
+            notices=(LACKING,) if difference(chosen) else (),
+        )
 
     async def close(self) -> None:
         """Nothing to release."""
