@@ -54,6 +54,10 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.002)
 
 
+PATIENT = (0.05, 0.5, 5.0, 50.0)
+"""Time-outs to try one after the other, in seconds, where something has to be too slow and the rest must not be."""
+
+
 async def running_out_of_time(begin: Callable[[float], Ends], reached: Callable[[], object]) -> Ends:
     """A call whose time runs out after it got as far as ``reached``; ``begin`` takes the seconds that it has.
 
@@ -218,8 +222,9 @@ def begin(channel: grpc.aio.Channel, method: str, *texts: str, **options: Any) -
     if not request_streaming:
         return multicallable(requests[0], **options)
     running = multicallable(iter(requests), **options)
-    running.first = []
-    running.add_done_callback(lambda done: done.first.append(done._cython_call._status))
+    if hasattr(running, "_cython_call"):  # not where a client's interceptors stand before it
+        running.first = []
+        running.add_done_callback(lambda done: done.first.append(done._cython_call._status))
     return running
 
 
