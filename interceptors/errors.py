@@ -17,6 +17,7 @@ ToStatus = Callable[[Exception, Call], grpc.Status]
 class Errors(Layer):
     """Ends a failed call with the status that ``to_status`` gives for its exception.
 
+    A caller that streams its requests may finish sending before it is answered (:mod:`interceptors.linger`).
     Aborts are already statuses and pass; so does cancellation, which the outer layers record and nobody swallows.
     """
 
