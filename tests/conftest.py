@@ -102,6 +102,8 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return f"random order: --order random --order-seed {config.option.order_seed}"
 
 
+# First: pytest puts together afterwards what shares a fixture with parameters.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests of real processes first: their files take longest, and one that begins last leaves cores idle.
 
@@ -110,7 +112,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.order == "random":
         drawn = random.Random(config.option.order_seed)
         files = {item.path: drawn.random() for item in items}
-        places = {item: (files[item.path], str(item.path), drawn.random()) for item in items}
+        places = {
+            item: (files[item.path], str(item.path), item.get_closest_marker("last") is not None, drawn.random())
+            for item in items
+        }
         items.sort(key=places.__getitem__)
     else:
         items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
