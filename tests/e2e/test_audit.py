@@ -52,7 +52,7 @@ def _is_cosigned(stub: Any, size: int, metadata: tuple[tuple[str, str], ...]) ->
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return False  # none is signed yet
         raise
-    return newest.tree_size >= size and newest.note.count("\n— ") == 2
+    return bool(newest.tree_size >= size and newest.note.count("\n— ") == 2)
 
 
 def test_the_guide_holds(tmp_path: Path) -> None:
