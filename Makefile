@@ -61,10 +61,14 @@ type: install ## Check types, strictly
 
 # Files are spread over processes, whole: their tests share servers. One more than cores, since meshes wait a lot.
 # In their own order: that of the number of tests would begin the longest files, which have few, last.
-PARALLEL := -n $(shell n=$$(nproc); echo $$(( n < 3 ? n + 1 : 4 ))) --dist loadfile --no-loadscope-reorder
+PROCESSES ?= $(shell n=$$(nproc); echo $$(( n < 3 ? n + 1 : 4 )))
+PARALLEL := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# `make test ORDER=random` prints its seed; `make test ORDER=random SEED=N` repeats that order.
+ORDER ?= given
+ORDERED := --order $(ORDER) $(if $(SEED),--order-seed $(SEED))
 
-test: install ## Run the tests
-	@$(BIN)/python -m pytest $(PARALLEL) -m 'not long'
+test: install ## Run the tests; with ORDER=random in random order
+	@$(BIN)/python -m pytest $(PARALLEL) $(ORDERED) -m 'not long'
 
 test-long: install ## Run the tests that take longest, those of make chaos included
 	@$(BIN)/python -m pytest -m long
@@ -75,7 +79,7 @@ chaos: install ## Break things for a while: kills, stops, restarts, overload, ho
 	@$(BIN)/python benchmarks/failover.py
 
 test-fast: install ## Run the tests that start no processes
-	@$(BIN)/python -m pytest $(PARALLEL) -m 'not e2e and not slow and not long'
+	@$(BIN)/python -m pytest $(PARALLEL) $(ORDERED) -m 'not e2e and not slow and not long'
 
 e2e: install ## Run the tests that start real processes
 	@$(BIN)/python -m pytest -m 'e2e and not long'

@@ -110,7 +110,8 @@ def open_channel(address: str, tls: TlsOptions | None = None, *, reconnect_ms: i
         ("grpc.max_receive_message_length", _MAX_MESSAGE),
         ("grpc.max_send_message_length", _MAX_MESSAGE),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # How long a connection may take to be made, too: far away, or on a busy machine, it is more than 100 ms.
+        ("grpc.min_reconnect_backoff_ms", 10_000),
         ("grpc.max_reconnect_backoff_ms", reconnect_ms),
         ("grpc.use_local_subchannel_pool", 1),
     ]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cli.errors import CliError, ExitCode, usage
 from cli.garbage import keep_everything
+from cli.mesh import listen_problem
 from cli.options import Globals
 from cli.report import tell
 from cli.services import TIERS, assembly, settings_class
@@ -75,8 +76,11 @@ def run(
 async def _serve(settings: dict[str, Settings], listen: str | None, worker: Worker | None) -> None:
     # Before anything is opened or made.
     for name, each in settings.items():
-        listening_tls(each, name, listen or each.address(name))
+        address = listen or each.address(name)
+        listening_tls(each, name, address)
         require_restored(each.data_dir)
+        if worker is None:
+            _require_free(name, address)
     require_usable(next(iter(settings.values())).data_dir)
     process = Process(tls=next(iter(settings.values())).tls)
     servers: dict[str, Server] = {}
@@ -110,6 +114,15 @@ async def _serve(settings: dict[str, Settings], listen: str | None, worker: Work
         for server in reversed(servers.values()):
             await server.drain(delay=0.0, grace=0.0)
         await process.close()
+
+
+def _require_free(name: str, address: str) -> None:
+    """Raise ConfigurationError now: what is opened first may take seconds, and has things to tell."""
+    host, _, port = address.rpartition(":")
+    if not address.startswith("unix:") and port.isdigit() and (problem := listen_problem(host.strip("[]"), int(port))):
+        raise ConfigurationError(
+            f"{name}: cannot listen on {address}: {problem} (is another groundwire running? `groundwire status` shows it)"
+        )
 
 
 def _start_failed(names: Sequence[str], error: GroundwireError) -> str:

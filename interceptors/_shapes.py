@@ -43,8 +43,9 @@ class Call:
     """One RPC on its way through the chain.
 
     ``method`` is the path exactly as it was received; ``known`` says whether this server serves it. ``requests`` are
-    its messages' bytes, which nobody has read yet. ``trace_id`` (0: the call is not traced) and ``error``, for which the
-    call was refused, are left here by layers for others to report.
+    its messages' bytes, which nobody has read yet; ``streams_requests`` says that there may be any number of them, as on
+    every path that is not served. ``trace_id`` (0: the call is not traced), ``error``, for which the call was refused,
+    and ``allowed`` (its caller may use the method) are left here by layers for others.
     """
 
     method: str
@@ -54,9 +55,11 @@ class Call:
     received: Iterable[tuple[str, str | bytes]] = ()
     """The metadata that the caller sent; keys in lower case."""
     requests: Any = None
+    streams_requests: bool = False
     start: float = field(default_factory=time.monotonic)
     trace_id: int = 0
     error: Exception | None = None
+    allowed: bool = False
     _outcome: grpc.StatusCode | None = None
 
     @property
@@ -183,7 +186,7 @@ class Chain(grpc.aio.ServerInterceptor):
         through = self._nest(method, run)
 
         async def handle(requests: Any, context: Context) -> Any:
-            return await through(_begin(method, context, requests, known=True))
+            return await through(_begin(method, context, requests, known=True, streams=parse is None))
 
         return handle
 
@@ -209,7 +212,7 @@ class Chain(grpc.aio.ServerInterceptor):
         # Not a generator: one that is cancelled while its caller does not read is dropped between two messages, so
         # that no layer learns how the call ended, and one whose time runs out there never ends at all.
         async def handle(requests: Any, context: Context) -> None:
-            await through(_begin(method, context, requests, known=True))
+            await through(_begin(method, context, requests, known=True, streams=parse is None))
 
         return handle
 
@@ -222,7 +225,7 @@ class Chain(grpc.aio.ServerInterceptor):
         through = self._nest(method, self._refuse)
 
         async def handle(requests: Any, context: Context) -> None:
-            await through(_begin(method, context, requests, known=False))
+            await through(_begin(method, context, requests, known=False, streams=True))
 
         # The shape that any client's call fits.
         return grpc.stream_stream_rpc_method_handler(handle)
@@ -263,12 +266,12 @@ def _as_it_is(message: Any) -> Any:
     return message
 
 
-def _begin(method: str, context: Context, requests: Any, *, known: bool) -> Call:
+def _begin(method: str, context: Context, requests: Any, *, known: bool, streams: bool) -> Call:
     received = _metadata.get()
     for name, value in received:
         if name == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return Call(method, known, context, value, received, requests)
-    return Call(method, known, context, f"{getrandbits(128):032x}", received, requests)
+            return Call(method, known, context, value, received, requests, streams)
+    return Call(method, known, context, f"{getrandbits(128):032x}", received, requests, streams)
 
 
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}

@@ -21,4 +21,5 @@ class Authorization(Layer):
     async def around(self, call: Call, proceed: Proceed) -> Any:
         """Decide, then run the rest."""
         self._decide(call.method, current.caller.get())
+        call.allowed = True
         return await proceed(call)

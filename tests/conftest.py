@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -83,6 +84,38 @@ def shared_data() -> Path:
     return directory
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of real processes first: their files take longest, and one that begins last leaves cores idle."""
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--order", choices=("given", "random"), default="given", help="in which order tests run")
+    parser.addoption("--order-seed", type=int, help="repeats a random order; printed at the beginning")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # Chosen once: processes that run tests side by side have to agree on the order, and are given these options.
+    if config.option.order == "random" and config.option.order_seed is None:
+        config.option.order_seed = random.SystemRandom().randrange(1_000_000)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if config.option.order == "given":
+        return None
+    return f"random order: --order random --order-seed {config.option.order_seed}"
+
+
+# First: pytest puts together afterwards what shares a fixture with parameters.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of real processes first: their files take longest, and one that begins last leaves cores idle.
+
+    With ``--order random`` files are shuffled, and the tests within each; files stay whole, since tests share servers.
+    """
+    if config.option.order == "random":
+        drawn = random.Random(config.option.order_seed)
+        files = {item.path: drawn.random() for item in items}
+        places = {
+            item: (files[item.path], str(item.path), item.get_closest_marker("last") is not None, drawn.random())
+            for item in items
+        }
+        items.sort(key=places.__getitem__)
+    else:
+        items.sort(key=lambda item: item.get_closest_marker("e2e") is None)

@@ -70,8 +70,7 @@ async def assemble(settings: AuditSettings, process: Process, *, witness: Witnes
         await log.close()
 
     checkpointing.start()
-    commands.start()
-    recorder = Recorder("audit", OwnLog(log))
+    recorder = Recorder("audit", OwnLog(log), leftovers=commands)
     process.attend(recorder)
     return Service(
         name="audit",

@@ -171,7 +171,7 @@ class Spool:
             self._flush()
 
     async def close(self) -> None:
-        """Try once more to deliver, for a bounded time, and give the files back; what is left is delivered next time."""
+        """Give the files back; what is left is delivered next time. If it was started it tries once more, for a bounded time."""
         for task in (self._draining, self._repairing):
             if task is not None:
                 task.cancel()
@@ -179,10 +179,11 @@ class Spool:
         if self._flushing is not None:
             self._flushing.cancel()
             self._flush()
-        with contextlib.suppress(TimeoutError, GroundwireError):
-            async with asyncio.timeout(_LAST_TRY):
-                await self.deliver_all()
-                await self._compact()
+        if self._draining is not None:
+            with contextlib.suppress(TimeoutError, GroundwireError):
+                async with asyncio.timeout(_LAST_TRY):
+                    await self.deliver_all()
+                    await self._compact()
         await self._journal.close()
 
     def _wait_for_others(self) -> asyncio.TimerHandle:

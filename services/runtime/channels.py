@@ -54,7 +54,8 @@ def open_channel(
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # How long a connection may take to be made, too: a busy machine needs more than the 100 ms between two attempts.
+        ("grpc.min_reconnect_backoff_ms", 3_000),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         # Each channel has connections of its own: one stuck subchannel must not be everybody's.
         ("grpc.use_local_subchannel_pool", 1),

@@ -144,6 +144,7 @@ class Server:
             self._socket.chmod(0o600)
         await server.start()
         self._server = server
+        self.service.recorder.start()
         for name in self.board.statuses():
             if name != READINESS:
                 self.board.set(name, ServingStatus.SERVING)

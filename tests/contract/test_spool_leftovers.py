@@ -20,9 +20,9 @@ from services.journal import leftovers as leftovers_module
 from services.journal.files import DirectoryFiles
 from services.journal.leftovers import Leftovers
 from services.journal.slots import claim, slots
-from services.journal.spool import Kind, Spool, kept
 from tests.support.processes import ROOT
 from tests.support.serving import until
+from tests.support.spools import leave
 
 NAME = "retrieval"
 
@@ -61,23 +61,8 @@ async def looking(directory: Path, receiver: Receiver) -> AsyncIterator[Leftover
         await found.close()
 
 
-async def keep(spool: Spool, payload: bytes, kind: Kind = Kind.PLAIN, key: bytes = b"") -> None:
-    await kept(partial(spool.submit, kind, key, payload))
-
-
-async def nobody(_: Sequence[bytes]) -> None:
-    raise Unavailable("away")
-
-
 async def left(directory: Path, *payloads: bytes, still_open: Sequence[bytes] = (), slot: str = NAME) -> None:
-    """A spool as a process leaves it that could not hand anything on."""
-    spool = await Spool.open(DirectoryFiles.open(directory / slot), nobody, max_bytes=1 << 20)
-    for key in still_open:
-        await keep(spool, b"open " + key, Kind.OPENS, key)
-    # So many at a time as a slow disk makes durable before a service would give up on it.
-    for batch in (payloads[start : start + 100] for start in range(0, len(payloads), 100)):
-        await asyncio.gather(*(keep(spool, payload) for payload in batch))
-    await spool.close()
+    await leave(directory / slot, *payloads, still_open=still_open)
 
 
 def numbered(count: int, who: str = "") -> list[bytes]:

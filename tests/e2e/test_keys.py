@@ -134,6 +134,7 @@ def test_values_that_were_swapped_are_refused_and_reported(mesh: Mesh, place: Pa
     assert not any(word in everything for word in ("harbour", "gantry", "Lentil", "archive"))
 
 
+@pytest.mark.last
 def test_the_guides_commands_work_and_a_shredded_tenant_is_gone(mesh: Mesh, place: Path) -> None:
     data, backup = place / "data", place / "backup"
     shutil.copytree(data, backup, ignore=shutil.ignore_patterns("keys", "*.sock"))

@@ -129,6 +129,7 @@ async def _ask_many(mesh: Mesh, number: signal.Signals, name: str) -> list[str]:
         return await asyncio.gather(*calls)
 
 
+@pytest.mark.last
 async def test_termination_loses_no_accepted_call(mesh: Mesh, tmp_path: Path) -> None:
     (tmp_path / "zeppelin.txt").write_text("The zeppelin leaves Ghent at noon every Friday.")
     # Apart from the other documents: fifty questions at once would have all of their passages reranked.

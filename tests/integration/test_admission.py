@@ -21,7 +21,19 @@ from services.resilience.tickets import WorkClass
 from services.runtime.options import AdmissionOptions, QuotaOptions
 from services.runtime.server import Server
 from services.runtime.settings import Settings
-from tests.support.serving import SHAPES, Outcome, Serving, begin, call, echo_service, ended, running_out_of_time, until
+from tests.support.serving import (
+    SHAPES,
+    Outcome,
+    Serving,
+    Text,
+    begin,
+    call,
+    echo_service,
+    ended,
+    path,
+    running_out_of_time,
+    until,
+)
 
 LIMITED = [shape for shape in SHAPES if shape != "WatchStream"]
 each_shape = pytest.mark.parametrize("method", LIMITED)
@@ -250,6 +262,90 @@ async def test_a_refusal_says_why_and_when_to_come_back(serving: Serving, method
         assert delay > 0
         assert refused.trailing["grpc-retry-pushback-ms"] == str(delay)
         assert "y" not in crowd.work.begun
+
+
+class Stream:
+    """A call of a refused method that streams its requests; what it sent is counted."""
+
+    def __init__(self, crowd: Crowd, method: str) -> None:
+        shape = crowd.channel.stream_stream if SHAPES[method][1] else crowd.channel.stream_unary
+        self._make: Any = shape(path(method), Text.SerializeToString, Text.FromString)
+        self.sent = 0
+
+    async def _large(self, count: int) -> AsyncIterator[Text]:
+        for _ in range(count):
+            yield Text(value="x" * 20_000)
+            self.sent += 1
+
+    async def refused(self, count: int) -> grpc.StatusCode:
+        """What grpc.aio raises to a caller that sends ``count`` messages, whether they are wanted or not."""
+        call = self._make(self._large(count))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await (call.read() if hasattr(call, "read") else call)
+        code: grpc.StatusCode = refused.value.code()
+        return code
+
+    async def refused_in_silence(self) -> grpc.StatusCode:
+        """The same for a caller that sends nothing and does not say that it is done."""
+        code: grpc.StatusCode = await self._make().code()
+        return code
+
+
+each_stream = pytest.mark.parametrize("method", [method for method in LIMITED if SHAPES[method][0]])
+
+
+@each_stream
+async def test_a_refused_caller_may_finish_sending(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    # On a busy machine a client may be silent for long between two messages.
+    monkeypatch.setattr("interceptors.linger._QUIET", 120.0)
+    monkeypatch.setattr("interceptors.linger._LONGEST", 120.0)
+    async with crowded(serving, queue_length=0) as crowd:
+        crowd.begin("x")
+        await until(lambda: crowd.work.running)
+        for _ in range(10):
+            stream = Stream(crowd, method)
+            assert await stream.refused(20) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert stream.sent == 20
+
+
+@each_stream
+@pytest.mark.parametrize("limit", ["_QUIET", "_LONGEST"])
+async def test_a_refused_caller_that_does_not_finish_is_answered(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, method: str, limit: str
+) -> None:
+    for name in ("_QUIET", "_LONGEST"):
+        monkeypatch.setattr(f"interceptors.linger.{name}", 0.02 if name == limit else 120.0)
+    async with crowded(serving, queue_length=0) as crowd:
+        crowd.begin("x")
+        await until(lambda: crowd.work.running)
+        assert await Stream(crowd, method).refused_in_silence() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@each_stream
+async def test_gRPCs_other_client_is_told_while_it_goes_on_sending(  # noqa: N802 - its name
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("interceptors.linger._LONGEST", 0.02)
+
+    def call(port: int) -> set[grpc.StatusCode]:
+        codes = set()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            shape = channel.stream_stream if SHAPES[method][1] else channel.stream_unary
+            make: Any = shape(path(method), Text.SerializeToString, Text.FromString)
+            for _ in range(10):
+                try:
+                    answer = make(iter(lambda: Text(value="x" * 20_000), None))
+                    list(answer)
+                except grpc.RpcError as error:
+                    codes.add(error.code())
+        return codes
+
+    async with crowded(serving, queue_length=0) as crowd:
+        crowd.begin("x")
+        await until(lambda: crowd.work.running)
+        assert await asyncio.to_thread(call, crowd.server.port) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 async def test_a_client_with_a_retry_policy_obeys_the_pushback(serving: Serving) -> None:

@@ -85,9 +85,15 @@ async def read_to_the_end(stream: Any) -> None:
 async def checkpoint_of(stub: AuditServiceAsyncStub, size: int, key: Verifier | None = None) -> pb.Checkpoint:
     """The newest checkpoint, once it covers ``size`` events (and the witness has signed it)."""
     while True:
-        found = (await stub.GetCheckpoint(pb.GetCheckpointRequest())).checkpoint
-        if found.tree_size >= size and (key is None or Note.parse(found.note).signed_by(key)):
-            return found
+        try:
+            found = (await stub.GetCheckpoint(pb.GetCheckpointRequest())).checkpoint
+        except grpc.aio.AioRpcError as error:
+            # Until the first is signed there is none.
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+        else:
+            if found.tree_size >= size and (key is None or Note.parse(found.note).signed_by(key)):
+                return found
         await asyncio.sleep(0.02)
 
 

@@ -45,6 +45,7 @@ class Running:
 
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
+    reader: threading.Thread | None = None
 
     def text(self) -> str:
         """Everything printed so far."""
@@ -55,8 +56,15 @@ class Running:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """The exit code, once it has ended."""
-        return self.process.wait(timeout=PATIENCE)
+        """The exit code, once it has ended and everything that it printed was read."""
+        code = self.process.wait(timeout=PATIENCE)
+        self.read_all()
+        return code
+
+    def read_all(self) -> None:
+        """Return when what a process printed that has ended was read; a child that outlives it may go on printing."""
+        if self.reader is not None:
+            self.reader.join(timeout=5)
 
 
 @contextmanager
@@ -78,8 +86,8 @@ def running(*command: str, environment: Mapping[str, str] | None = None) -> Iter
     def collect() -> None:
         started.lines.extend(iter(stream.readline, ""))
 
-    reader = threading.Thread(target=collect, daemon=True)
-    reader.start()
+    started.reader = threading.Thread(target=collect, daemon=True)
+    started.reader.start()
     try:
         yield started
     finally:
@@ -90,7 +98,7 @@ def running(*command: str, environment: Mapping[str, str] | None = None) -> Iter
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        reader.join(timeout=5)
+        started.read_all()
 
 
 def until(condition: Callable[[], Any], what: str, alive: Running | None = None) -> Any:
@@ -100,6 +108,10 @@ def until(condition: Callable[[], Any], what: str, alive: Running | None = None)
         if found := condition():
             return found
         if alive is not None and alive.process.poll() is not None:
+            # It may have printed what is waited for as the last thing that it did.
+            alive.read_all()
+            if found := condition():
+                return found
             raise AssertionError(f"ended with {alive.process.returncode} while waiting for {what}:\n{alive.text()}")
         time.sleep(0.05)
     raise AssertionError(f"no {what} within {PATIENCE:.0f} s" + (f":\n{alive.text()}" if alive else ""))

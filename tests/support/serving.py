@@ -33,6 +33,9 @@ class _Ends(Protocol):
 
 Ends = TypeVar("Ends", bound=_Ends)
 
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_CLIENTS_OWN = "Internal error from Core"
+
 ECHO = "groundwire.test.v1.EchoService"
 # Every shape that a handler can have: its method, whether requests and responses stream.
 SHAPES = {
@@ -49,6 +52,10 @@ async def until(condition: Callable[[], object]) -> None:
     """Wait for something that nothing announces; the test's own time-out ends a wait in vain."""
     while not condition():
         await asyncio.sleep(0.002)
+
+
+PATIENT = (0.05, 0.5, 5.0, 50.0)
+"""Time-outs to try one after the other, in seconds, where something has to be too slow and the rest must not be."""
 
 
 async def running_out_of_time(begin: Callable[[float], Ends], reached: Callable[[], object]) -> Ends:
@@ -212,7 +219,13 @@ def begin(channel: grpc.aio.Channel, method: str, *texts: str, **options: Any) -
     kind = f"{'stream' if request_streaming else 'unary'}_{'stream' if response_streaming else 'unary'}"
     make = getattr(channel, kind)
     multicallable = make(path(method), request_serializer=Text.SerializeToString, response_deserializer=Text.FromString)
-    return multicallable(iter(requests) if request_streaming else requests[0], **options)
+    if not request_streaming:
+        return multicallable(requests[0], **options)
+    running = multicallable(iter(requests), **options)
+    if hasattr(running, "_cython_call"):  # not where a client's interceptors stand before it
+        running.first = []
+        running.add_done_callback(lambda done: done.first.append(done._cython_call._status))
+    return running
 
 
 async def call(channel: grpc.aio.Channel, method: str, *texts: str, **options: Any) -> Outcome:
@@ -231,13 +244,29 @@ async def ended(running: Any) -> Outcome:
             responses.append((await running).value)
     except grpc.aio.AioRpcError:
         pass
+    status = await _sent(running) if hasattr(running, "first") else None
     return Outcome(
-        code=await running.code(),
-        details=await running.details() or "",
+        code=await running.code() if status is None else _CODES[status.code()],
+        details=(await running.details() if status is None else status.details()) or "",
         responses=responses,
         initial=dict(await running.initial_metadata() or ()),
-        trailing=dict(await running.trailing_metadata() or ()),
+        trailing=dict((await running.trailing_metadata() if status is None else status.trailing_metadata()) or ()),
     )
+
+
+async def _sent(running: Any) -> Any:
+    """The status that the server sent to a call that streams requests.
+
+    When the call ends while a request is being written, grpc.aio's client (1.85) takes a status of its own for it:
+    before the server's, or after it and for good (https://github.com/grpc/grpc/issues/36066).
+    """
+    await running.code()
+    (first,) = running.first
+    if first.details() != _CLIENTS_OWN:
+        return first
+    while await running.details() == _CLIENTS_OWN:
+        await asyncio.sleep(0.002)
+    return running._cython_call._status
 
 
 @dataclass

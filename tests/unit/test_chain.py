@@ -29,7 +29,20 @@ from services.runtime import server as server_module
 from services.runtime.identity import current_caller
 from services.runtime.options import DevelopmentOptions
 from services.runtime.settings import Settings
-from tests.support.serving import ECHO, RULE, SHAPES, Serving, Text, begin, call, echo_service, ended, path, until
+from tests.support.serving import (
+    ECHO,
+    RULE,
+    SHAPES,
+    Serving,
+    Text,
+    begin,
+    call,
+    echo_service,
+    ended,
+    path,
+    running_out_of_time,
+    until,
+)
 
 SECRET = "the salary of Alice is a secret"
 each_shape = pytest.mark.parametrize("method", SHAPES)
@@ -431,13 +444,17 @@ async def test_a_callers_own_deadline_counts_not_the_cap(serving: Serving) -> No
 
 @each_shape
 async def test_a_caller_whose_time_ran_out_is_counted_as_that(serving: Serving, method: str) -> None:
+    begun = asyncio.Event()
+
     async def body(text: str, context: Context) -> str:
+        begun.set()
         await asyncio.Event().wait()
         return text
 
     server = await serving.serve(echo_service(body))
-    outcome = await call(serving.connect(server), method, "x", timeout=0.1)
-    assert outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    channel = serving.connect(server)
+    running = await running_out_of_time(lambda seconds: begin(channel, method, "x", timeout=seconds), begun.is_set)
+    assert (await ended(running)).code is grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: server.metrics.by_method)
     assert set(server.metrics.by_method) == {(f"{ECHO}/{method}", "DEADLINE_EXCEEDED")}
 

@@ -162,7 +162,12 @@ async def test_a_peer_that_answers_no_ping_is_cut(serving: Serving, tmp_path: Pa
     await until(lambda: server.board._watching == 0)
 
 
-async def test_no_message_of_a_refused_caller_is_taken_in(serving: Serving, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["Unary", "BidiStream"])
+async def test_no_message_of_a_refused_caller_is_taken_in(
+    serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("interceptors.linger._QUIET", 3600.0)
+
     async def nobody(_call: Call) -> Any:
         raise Unauthenticated
 
@@ -171,7 +176,7 @@ async def test_no_message_of_a_refused_caller_is_taken_in(serving: Serving, tmp_
     serving.servers.append(server)
     stranger = await opened(server)
     # Nothing follows the headers: an answer tells that nobody waited for the rest.
-    await stranger.send(frame(HEADERS, END_HEADERS, 1, header_block(path("Unary"))))
+    await stranger.send(frame(HEADERS, END_HEADERS, 1, header_block(path(method))))
     await until(lambda: 1 in stranger.ended)
 
 

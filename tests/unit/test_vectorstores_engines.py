@@ -19,6 +19,7 @@ from services.vectorstores.chroma import ChromaVectorIndex
 from services.vectorstores.chunk_table import ChunkTable
 from services.vectorstores.ports import IndexedTerms, Partition, StoredChunk, Vector
 from services.vectorstores.tantivy_index import TantivyLexicalIndex
+from tests.support.serving import PATIENT
 
 PARTITION = Partition("acme", "default")
 
@@ -234,6 +235,16 @@ class FakeChroma(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def connected(port: int) -> ChromaVectorIndex:
+    """With as little patience as a connection took."""
+    for seconds in PATIENT:
+        try:
+            return ChromaVectorIndex.server("127.0.0.1", port, timeout=seconds)
+        except Unavailable:
+            continue
+    raise AssertionError("no connection")
+
+
 @pytest.mark.parametrize("mode", ["gateway-error", "silence"])
 def test_a_server_that_stops_answering_is_unavailable(mode: str) -> None:
     released = threading.Event()
@@ -242,7 +253,7 @@ def test_a_server_that_stops_answering_is_unavailable(mode: str) -> None:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            index = ChromaVectorIndex.server("127.0.0.1", server.server_address[1], timeout=0.5)
+            index = connected(server.server_address[1])
             with pytest.raises(Unavailable):
                 index.search(PARTITION, rows(1)[0], 1)
             with pytest.raises(Unavailable):

@@ -31,6 +31,8 @@ async def open_recorder(
 ) -> Recorder:
     """The recorder of ``service``, with its spool in ``directory``; it owns ``channel``, which leads to the audit service.
 
+    Until it is started it keeps events and hands none on.
+
     With ``several``, this is one of several processes of the service: it takes a place of its own beside ``directory``
     (``services.journal.slots``), and takes up what processes left in theirs that are gone.
 
@@ -45,17 +47,9 @@ async def open_recorder(
         spool = await Spool.open(files, deliver, max_bytes=max_bytes)
     except OSError as error:
         raise Unavailable(f"the spool of {service} cannot be opened: {error.strerror}") from error
-    leftovers = Leftovers(partial(slots, place, name), deliver, close_interrupted, interval=_LOOKING)
-
-    async def close() -> None:
-        await leftovers.close()
-        await channel.close()
-
-    recorder = Recorder(service, spool, deliver, close=close)
-    recorder.start()
-    if several:
-        leftovers.start()
-    return recorder
+    found = partial(slots, place, name)
+    leftovers = Leftovers(found, deliver, close_interrupted, interval=_LOOKING) if several else None
+    return Recorder(service, spool, deliver, leftovers=leftovers, close=channel.close)
 
 
 def close_interrupted(key: bytes, begun: Sequence[bytes]) -> bytes:

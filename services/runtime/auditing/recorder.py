@@ -19,6 +19,7 @@ from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.policy.v1 import policy_pb2
 from interceptors._shapes import Call
 from services.corpus.errors import GroundwireError, Unavailable
+from services.journal.leftovers import Leftovers
 from services.journal.spool import Deliver, Kind, Then, kept
 from services.runtime.auditing.record import CallRecord, Policy
 
@@ -70,11 +71,16 @@ class Recorder:
         keeper: Keeper,
         deliver: Deliver | None = None,
         *,
+        leftovers: Leftovers | None = None,
         close: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``deliver`` is the way around a ``keeper`` that fails; None where there is none. ``close`` comes last."""
+        """``deliver`` is the way around a ``keeper`` that fails; None where there is none. ``close`` comes last.
+
+        ``leftovers`` takes up what ended processes left; it runs while this is started.
+        """
         self.service = service
         self.policy_version = ""
+        self._leftovers = leftovers
         self._close = close
         self._keeper = keeper
         self._deliver = deliver
@@ -89,10 +95,15 @@ class Recorder:
         self._said_full = False
 
     def start(self) -> None:
-        """Close what the process before this one left open, and begin to hand events on."""
+        """Close what the process before this one left open, and begin to hand events on.
+
+        The server does this once it has its address: a service that cannot be served does nothing of it.
+        """
         for key, begun in self._keeper.left_open.items():
             self.keep(Kind.CLOSES, key.decode(), interrupted(key, begun))
         self._keeper.start()
+        if self._leftovers is not None:
+            self._leftovers.start()
 
     @property
     def failure(self) -> Unavailable | None:
@@ -150,6 +161,9 @@ class Recorder:
 
     async def close(self) -> None:
         """Stop; events that are durable here and not handed on are when the service runs again."""
+        if self._leftovers is not None:
+            # Before the spool is given back: it would be found, and taken for that of a process that has ended.
+            await self._leftovers.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.settled(), _CLOSING)
         if self._recovering is not None:
