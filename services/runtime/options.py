@@ -117,7 +117,7 @@ class ConnectionOptions(Options):
     max_health_watchers: int = Field(1000, ge=1, le=100_000, description="Of each port; shared fairly by peers.")
     ping_interval: float = Field(60.0, ge=1, le=86_400, description="How long nothing is heard before a ping is sent.")
     ping_timeout: float = Field(20.0, gt=0, le=600, description="How long its answer may take.")
-    min_ping_interval: float = Field(10.0, ge=0, le=600, description="How often callers may ping while no data flows.")
+    min_ping_interval: float = Field(10.0, ge=0, le=600, description="How often callers may ping, also without a call.")
     max_ping_strikes: int = Field(4, ge=1, le=1000, description="How many pings may come too early.")
 
 
