@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from cli.commands import ask, audit, backup, certs, delete, ingest, inspect, keys, serve, token
-from cli.errors import EXIT_CODES, CliError, ExitCode
+from cli.errors import EXIT_CODES, CliError, ExitCode, usage
 from cli.garbage import collect_rarely
 from cli.options import Globals
 
@@ -173,6 +173,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
+    from services.runtime.settings import ConfigurationError  # noqa: PLC0415 - pydantic takes a while
+
+    if isinstance(error, ConfigurationError):
+        first, *more = str(error).splitlines()
+        error = usage(first, *more)
     if isinstance(error, CliError):
         lines, code = error.lines(), int(error.code)
     elif callable(getattr(error, "format_message", None)):

@@ -15,6 +15,7 @@ from cli.mesh import Plan, check_ports, check_tls, plan, supervisor
 from cli.options import Globals
 from cli.output import Format, Screen
 from cli.supervisor import Supervisor
+from services.runtime.otlp import configured_collector
 
 
 def up(
@@ -31,6 +32,7 @@ def up(
     level = "info" if verbose else "warning"
     planned = plan(options, data_dir=data_dir, port_base=port_base, level=level, insecure=insecure)
     check_tls(planned.settings)
+    configured_collector()  # here, so that a wrong variable is told once, and before anything is started
     check_ports(planned.addresses)
 
     def say(message: str) -> None:

@@ -150,10 +150,8 @@ class Connection:
                     self.windows = {each: left + now - self.stream_window for each, left in self.windows.items()}
                     self.stream_window = now
             self.writer.write(frame(SETTINGS, ACK, 0))
-        elif kind == PING and flags & ACK:
-            self.seen["pings answered"] += 1
         elif kind == PING:
-            self.writer.write(frame(PING, ACK, 0, payload))
+            self._take_ping(flags, payload)
         elif kind == WINDOW_UPDATE:
             more = int.from_bytes(payload, "big")
             if stream:
@@ -166,6 +164,12 @@ class Connection:
             if stream not in self.ended:
                 self.seen["streams ended by the server"] += 1
             self.ended.add(stream)
+
+    def _take_ping(self, flags: int, payload: bytes) -> None:
+        if flags & ACK:
+            self.seen["pings answered"] += 1
+        else:
+            self.writer.write(frame(PING, ACK, 0, payload))
 
 
 async def connect(address: str, source: str | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
