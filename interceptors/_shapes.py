@@ -44,7 +44,8 @@ class Call:
 
     ``method`` is the path exactly as it was received; ``known`` says whether this server serves it. ``requests`` are
     its messages' bytes, which nobody has read yet. ``trace_id`` (0: the call is not traced) and ``error``, for which the
-    call was refused, are left here by layers for others to report.
+    call was refused, are left here by layers for others to report; ``proof``, which let its caller in, for those who
+    look at it again.
     """
 
     method: str
@@ -57,6 +58,7 @@ class Call:
     start: float = field(default_factory=time.monotonic)
     trace_id: int = 0
     error: Exception | None = None
+    proof: Any = None
     _outcome: grpc.StatusCode | None = None
 
     @property

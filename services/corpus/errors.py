@@ -14,6 +14,7 @@ query, a document's text, a path of this machine or a secret.
     ├── Unauthenticated       one identical message, whatever was wrong
     ├── ResourceExhausted     a limit or quota; carries when to come back
     ├── Unavailable           a dependency did not answer; carries when to come back
+    │   └── CredentialsRefused    it refused who we say calls
     ├── DeadlineExceeded      the time that the caller gave ran out
     ├── NotYetImplemented     the contract promises it, this release does not have it yet
     └── DataLoss              stored data is damaged or fails its verification
@@ -136,6 +137,14 @@ class Unavailable(GroundwireError):
     ) -> None:
         super().__init__(message, reason=reason, metadata=metadata)
         self.retry_after = retry_after
+
+
+class CredentialsRefused(Unavailable):
+    """A dependency refused the credentials that came with a call to it.
+
+    Either those that the caller proved itself with have become void meanwhile, which whoever let the caller in can find
+    out, or the two services do not trust each other.
+    """
 
 
 class DeadlineExceeded(GroundwireError):

@@ -8,7 +8,6 @@ speak them are imported where they are needed: a process that exports nothing st
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from services.runtime.settings import ConfigurationError, is_loopback
+from services.runtime.settings import ConfigurationError, is_loopback, otel_variables
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -52,12 +51,13 @@ class Collector:
         return is_loopback(f"{host}:0")
 
 
-def configured_collector(environ: Mapping[str, str] = os.environ) -> Collector | None:
-    """Where the standard variables send spans; None if they send none anywhere.
+def configured_collector(variables: Mapping[str, str] | None = None) -> Collector | None:
+    """Where the standard ``variables`` (None: those that are set) send spans; None if they send none anywhere.
 
     An endpoint, a protocol, or ``OTEL_TRACES_EXPORTER=otlp`` asks for it. Raises ConfigurationError, with one line, for a
     protocol that is not spoken and for an endpoint that it cannot be spoken to.
     """
+    environ = otel_variables() if variables is None else variables
     exporter = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
         return None

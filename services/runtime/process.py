@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 import structlog
 
-from interceptors.authentication import Identify
+from interceptors.authentication import Confirm, Identify
 from interceptors.client import Credentials
 from services.corpus.errors import GroundwireError, KeysDestroyed
 from services.resilience.endpoints import Endpoint, Role
@@ -85,6 +85,11 @@ class Process:
             return development_identity(settings)
         self._authentication = await self._once("authentication", lambda: TokenAuthentication.start(settings))
         return self._authentication.identify
+
+    @property
+    def confirm(self) -> Confirm | None:
+        """How this process finds out whether a caller that was let in still would be; None where all are let in."""
+        return self._authentication.confirm if self._authentication is not None else None
 
     async def encryption(self, settings: Settings) -> Encryption | None:
         """The keys of this process; None where encryption is switched off."""

@@ -200,6 +200,11 @@ def environment_secret(variable: str) -> str:
     return value
 
 
+def otel_variables() -> dict[str, str]:
+    """The variables of the environment that OpenTelemetry defines."""
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+
+
 def _names_a_setting(variable: str, settings_class: type[Settings]) -> bool:
     name, *below = variable.removeprefix(PREFIX).lower().split("__")
     field = settings_class.model_fields.get(name)
