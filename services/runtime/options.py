@@ -224,6 +224,13 @@ class EmbeddingOptions(Options):
     model: str = Field("", description="The model that a server is asked for.")
     dimension: int = Field(384, ge=2, le=65_536, description="The length of the server's vectors.")
     api_key: SecretStr | None = Field(None, description="The server's key, if it wants one.")
+    batch_size: int = Field(32, ge=1, le=2048, description="The most texts in one request to the server.")
+    timeout: float = Field(
+        30.0, gt=0, le=3600, description="Seconds that a request for passages should take; then smaller ones are tried."
+    )
+    patience: float = Field(120.0, gt=0, le=3600, description="Seconds that a request for one passage may take.")
+    query_timeout: float = Field(5.0, gt=0, le=600, description="Seconds that the vector of a question may take.")
+    concurrency: int = Field(4, ge=1, le=256, description="The most requests for passages at once.")
 
 
 class SpoolOptions(Options):

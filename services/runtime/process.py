@@ -279,7 +279,16 @@ async def _open_embedder(settings: Settings) -> Embedder:
     from services.embedding.ports import EmbeddingModel  # noqa: PLC0415
 
     key = options.api_key.get_secret_value() if options.api_key else None
-    return OpenAIEmbedder(options.url, EmbeddingModel(options.model, options.dimension, 8192), api_key=key)
+    return OpenAIEmbedder(
+        options.url,
+        EmbeddingModel(options.model, options.dimension, 8192),
+        api_key=key,
+        timeout=options.timeout,
+        patience=options.patience,
+        query_timeout=options.query_timeout,
+        batch_size=options.batch_size,
+        concurrency=options.concurrency,
+    )
 
 
 async def _open_cross_encoder(settings: Settings) -> CrossEncoder:

@@ -50,7 +50,7 @@ async def _failure(server: EmbeddingServer, **options: Any) -> GroundwireError:
 )
 async def test_an_http_status_becomes_a_domain_error(status: int, kind: type[GroundwireError]) -> None:
     async with EmbeddingServer(*[Reply(status)] * 3) as server:
-        assert type(await _failure(server)) is kind
+        assert isinstance(await _failure(server), kind)
 
 
 @pytest.mark.parametrize(
