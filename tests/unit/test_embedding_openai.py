@@ -82,7 +82,7 @@ async def test_a_server_that_hangs_up_or_is_gone_is_unavailable() -> None:
 async def test_a_server_that_does_not_answer_is_unavailable() -> None:
     async with EmbeddingServer() as server:
         server.held = asyncio.Event()
-        assert isinstance(await _failure(server, timeout=0.05), Unavailable)
+        assert isinstance(await _failure(server, query_timeout=0.05), Unavailable)
         server.held.set()
 
 

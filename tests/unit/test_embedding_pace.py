@@ -12,7 +12,11 @@ from services.corpus.errors import FailedPrecondition, ResourceExhausted, Unavai
 from services.embedding.openai import OpenAIEmbedder
 from services.embedding.pace import Pace
 from services.embedding.ports import EmbeddingModel
+from services.ingestion.batch import Draft, Failure
+from services.ingestion.ingestion import Ingestor
+from services.ingestion.library import Library
 from tests.support.embedding_server import DIMENSION, EmbeddingServer, Reply
+from tests.support.ingestion import World
 
 MODEL = EmbeddingModel("test-model", DIMENSION, 512)
 TEXTS = [f"passage number {n}" for n in range(64)]
@@ -201,3 +205,45 @@ async def test_a_question_has_a_short_limit_of_its_own() -> None:
         server.held.set()
         await embedder.close()
     assert sizes(server) == [1]
+
+
+# --- the whole path -------------------------------------------------------------------------------------------------
+
+LONG = " ".join(f"Sentence number {n} is here." for n in range(70)).encode()
+
+
+def world_over(server: EmbeddingServer) -> tuple[World, OpenAIEmbedder]:
+    """Ingestion with an embedder whose times are a hundredth of the usual ones."""
+    world, embedder = World(), OpenAIEmbedder(server.url, MODEL, timeout=0.3, patience=1.2)
+    world.ingestor = Ingestor(
+        catalog=world.catalog, parser=world.parser, embedder=embedder, store=world.store, limits=world.limits
+    )
+    world.library = Library(world.catalog, world.store, MODEL)
+    return world, embedder
+
+
+async def test_a_document_of_many_passages_is_taken_in_through_a_slow_endpoint() -> None:
+    async with EmbeddingServer() as server:
+        server.seconds = 0.015
+        world, embedder = world_over(server)
+        (outcome,) = await world.ingest(Draft(LONG, document_id="long"))
+        await embedder.close()
+    assert outcome.reason is None
+    assert outcome.chunks >= 64
+
+
+async def test_a_caller_who_comes_again_goes_on_where_the_time_ran_out() -> None:
+    async with EmbeddingServer() as server:
+        server.seconds = 0.015
+        world, embedder = world_over(server)
+        # Whatever the machine is busy with: each time more is done, so that it ends.
+        tries = 0
+        while True:
+            tries += 1
+            (outcome,) = await world.ingest(Draft(LONG, document_id="long"), patience=0.7)
+            if outcome.reason is None:
+                break
+            assert outcome.reason == Failure.NOT_REACHED.value
+        await embedder.close()
+    assert tries > 1
+    assert outcome.chunks >= 64
