@@ -98,7 +98,9 @@ async def serve(data_dir: Path) -> None:
     service = Service(
         "query", [pb.DESCRIPTOR.services_by_name["QueryService"]], _register, _nothing, authentication.close, recorder
     )
-    production = Server(service, settings, authentication.identify, sdk_tracer(provider, "benchmark"))
+    production = Server(
+        service, settings, authentication.identify, sdk_tracer(provider, "benchmark"), confirm=authentication.confirm
+    )
     everything = production.layers("127.0.0.1:0")
     layers = [found for found in everything if found[0] not in (Position.AUDIT, Position.ANNOUNCEMENT)]
     named: dict[str, list[tuple[Position, Layer]]] = {"bare": [], "(the chain itself)": []}

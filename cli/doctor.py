@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +30,8 @@ from services.corpus.errors import GroundwireError
 from services.embedding.weights import BGE_SMALL_EN, MS_MARCO_MINILM_L12, WeightSources, find_weights
 from services.runtime.data_directory import obstacles
 from services.runtime.options import TlsOptions
-from services.runtime.settings import TOKEN_VARIABLE, ConfigurationError, Settings, otlp_configured
+from services.runtime.otlp import configured_collector, try_export
+from services.runtime.settings import TOKEN_VARIABLE, ConfigurationError, Settings
 from services.runtime.tls import listening_tls
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
@@ -68,7 +68,7 @@ async def show_doctor(screen: Screen, options: Globals) -> int:
             findings.append(callers(settings))
             findings += await asyncio.gather(*(address(name, settings.address(name), settings.tls) for name in NAMES))
             findings += await asyncio.to_thread(lambda: list(tls(settings)))
-            findings.append(await asyncio.to_thread(otlp))
+            findings.append(await asyncio.to_thread(traces))
     if screen.format is Format.JSON:
         screen.json({"findings": [asdict(finding) for finding in findings], "settings": effective})
     elif screen.format is Format.TEXT:
@@ -259,20 +259,23 @@ def tls(settings: Settings, now: datetime | None = None) -> Iterator[Finding]:
     yield Finding(WARN if soon else OK, "TLS", found, "renew it; nothing needs to be restarted" if soon else "")
 
 
-def otlp(connect: Callable[..., Any] = socket.create_connection) -> Finding:
-    """Whether traces go anywhere, and whether the collector is there."""
-    if not otlp_configured():
-        return Finding(OK, "Traces", "off; OTEL_EXPORTER_OTLP_ENDPOINT switches them on")
-    variables = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    endpoint = next(os.environ[name] for name in variables if os.environ.get(name))
-    url = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
-    shown = without_password(endpoint)
+def traces() -> Finding:
+    """Whether traces go anywhere, and what the collector says to one span."""
     try:
-        with contextlib.closing(connect((url.hostname or "localhost", url.port or 4317), timeout=2.0)):
-            return Finding(OK, "Traces", f"{shown}: the collector answers")
-    except (OSError, ValueError) as error:
-        remedy = "start the collector or correct OTEL_EXPORTER_OTLP_ENDPOINT; calls go on without traces"
-        return Finding(WARN, "Traces", f"{shown}: {getattr(error, 'strerror', None) or error}", remedy)
+        collector = configured_collector()
+    except ConfigurationError as error:
+        return Finding(FAIL, "Traces", str(error), "correct this variable: nothing starts with it")
+    if collector is None:
+        return Finding(OK, "Traces", "off; OTEL_EXPORTER_OTLP_ENDPOINT switches them on")
+    shown = f"{collector.protocol} to {without_password(collector.endpoint)}"
+    problem = try_export(collector)
+    if problem is None:
+        return Finding(OK, "Traces", f"{shown}: the collector took a span")
+    remedy = (
+        "start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_EXPORTER_OTLP_PROTOCOL: most listen for "
+        "grpc on port 4317 and for http/protobuf on 4318; calls go on without traces"
+    )
+    return Finding(FAIL, "Traces", f"{shown}: no span was taken: {without_password(problem)}", remedy)
 
 
 def _show_tables(screen: Screen, findings: list[Finding], effective: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ import typer
 from typer.main import get_command
 
 from cli.commands import ask, audit, backup, certs, collections, delete, ingest, inspect, keys, serve, token
-from cli.errors import EXIT_CODES, CliError, ExitCode
+from cli.errors import EXIT_CODES, CliError, ExitCode, usage
 from cli.garbage import collect_rarely
 from cli.help import example, show_plainly
 from cli.options import Globals
@@ -199,10 +199,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception) -> int:
+    from services.runtime.settings import ConfigurationError  # noqa: PLC0415 - pydantic takes a while
+
     if isinstance(error, OSError):
         from cli.file_errors import explain  # noqa: PLC0415 - pydantic takes a while
 
         error = explain(error) or error
+    elif isinstance(error, ConfigurationError):
+        first, *more = str(error).splitlines()
+        error = usage(first, *more)
     if isinstance(error, CliError):
         lines, code = error.lines(), int(error.code)
     elif callable(getattr(error, "format_message", None)):

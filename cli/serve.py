@@ -98,6 +98,7 @@ async def _serve(settings: dict[str, Settings], listen: str | None, worker: Work
                 process.telemetry.tracer(name),
                 dependencies=process.dependencies(name),
                 shared=worker is not None,
+                confirm=process.confirm,
             )
             try:
                 await server.start(listen or settings[name].address(name))

@@ -87,7 +87,9 @@ class Watch:
             try:
                 why = await _first(self._listen(), self._ask())
             except grpc.aio.AioRpcError as error:
-                if error.code() in _FINAL:
+                # A watch may outlive the token that it began with: then it goes on with a new one, if there is one.
+                expired = error.code() is grpc.StatusCode.UNAUTHENTICATED and self._told > told
+                if error.code() in _FINAL and not expired:
                     raise explain(error, "monitoring", self._peers.where.addresses["monitoring"]) from error
                 why = self._peers.why(error, "monitoring")
                 if self._told > told:

@@ -18,6 +18,7 @@ from cli.options import Globals
 from cli.output import Format, Screen
 from cli.supervisor import Supervisor
 from services.runtime.data_directory import DATA_DIR_VARIABLE, require_usable
+from services.runtime.otlp import configured_collector
 from services.runtime.settings import ConfigurationError, Settings
 
 
@@ -39,6 +40,7 @@ def up(
         screen.note(f"groundwire: {message}")
 
     check_tls(planned.settings)
+    configured_collector()  # here, so that a wrong variable is told once, and before anything is started
     with taken_for_itself(planned, say) as lock:
         return _up(planned, lock, screen, options, processes=processes, say=say)
 

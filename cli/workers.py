@@ -20,6 +20,7 @@ from cli.services import settings_class
 from cli.supervisor import Child, Supervisor
 from cli.text import seconds
 from services.runtime import logs
+from services.runtime.otlp import configured_collector
 from services.runtime.settings import Settings
 from services.runtime.shared_port import Reservation, reserve
 
@@ -69,6 +70,7 @@ def supervise(options: Globals, service: str, settings: Settings, *, listen: str
     def say(message: str) -> None:
         _log.warning(message, service=service)
 
+    configured_collector()  # here, so that a wrong variable is told once, and not by each worker
     children, held = workers_of(service, count, address, *(("--insecure",) if insecure else ()))
     running = Supervisor(
         [children],

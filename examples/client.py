@@ -19,6 +19,8 @@ from groundwire.common.v1 import core_pb2
 from groundwire.ingestion.v1 import ingestion_service_pb2, ingestion_service_pb2_grpc
 from groundwire.query.v1 import query_service_pb2, query_service_pb2_grpc
 
+# gRPC would send even calls to this machine through the http_proxy of the environment.
+OPTIONS = [("grpc.enable_http_proxy", 0)]
 DOCUMENT = """# Night bus
 
 The night bus N7 leaves the north gate of the Maasvlakte terminal at 23:40 and at 00:50.
@@ -33,7 +35,7 @@ def main() -> int:
     query_port = os.environ.get("QUERY_PORT", "50050")
     metadata = (("authorization", f"Bearer {os.environ.get('GROUNDWIRE_TOKEN', '')}"),)
 
-    with grpc.insecure_channel(f"{host}:{ingestion_port}") as channel:
+    with grpc.insecure_channel(f"{host}:{ingestion_port}", options=OPTIONS) as channel:
         ingestion = ingestion_service_pb2_grpc.IngestionServiceStub(channel)
         taken = ingestion.IngestDocuments(
             ingestion_service_pb2.IngestDocumentsRequest(
@@ -55,7 +57,7 @@ def main() -> int:
                 return 1
             print(f"{result.document_id}: version {result.version}, {result.chunks} chunk(s)")
 
-    with grpc.insecure_channel(f"{host}:{query_port}") as channel:
+    with grpc.insecure_channel(f"{host}:{query_port}", options=OPTIONS) as channel:
         query = query_service_pb2_grpc.QueryServiceStub(channel)
         request = query_service_pb2.QueryRequest(query="When does the night bus leave the north gate?")
         shown = ""

@@ -45,7 +45,8 @@ class Call:
     ``method`` is the path exactly as it was received; ``known`` says whether this server serves it. ``requests`` are
     its messages' bytes, which nobody has read yet; ``streams_requests`` says that there may be any number of them, as on
     every path that is not served. ``trace_id`` (0: the call is not traced), ``error``, for which the call was refused,
-    and ``allowed`` (its caller may use the method) are left here by layers for others.
+    ``allowed`` (its caller may use the method), and ``proof``, which let its caller in, are left here by layers for
+    others.
     """
 
     method: str
@@ -60,6 +61,7 @@ class Call:
     trace_id: int = 0
     error: Exception | None = None
     allowed: bool = False
+    proof: Any = None
     _outcome: grpc.StatusCode | None = None
 
     @property

@@ -14,7 +14,8 @@ query, a document's text, a path of this machine or a secret.
     ├── Unauthenticated       one identical message, whatever was wrong
     ├── ResourceExhausted     a limit or quota; carries when to come back
     ├── Unavailable           a dependency did not answer; carries when to come back
-    │   └── DiskFull          it has no space left; an operator has to free some
+    │   ├── DiskFull          it has no space left; an operator has to free some
+    │   └── CredentialsRefused    it refused who we say calls
     ├── DeadlineExceeded      the time that the caller gave ran out
     ├── NotYetImplemented     the contract promises it, this release does not have it yet
     └── DataLoss              stored data is damaged or fails its verification
@@ -145,6 +146,14 @@ class DiskFull(Unavailable):
     def __init__(self, whose: str, *, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(f"the disk of {whose} is full: free some space there", retry_after=10.0, metadata=metadata)
         self.whose = whose
+
+
+class CredentialsRefused(Unavailable):
+    """A dependency refused the credentials that came with a call to it.
+
+    Either those with which the caller was let in have become void meanwhile, which the service that let it in can find
+    out, or the two services do not trust each other.
+    """
 
 
 class DeadlineExceeded(GroundwireError):

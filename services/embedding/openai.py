@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import hashlib
 import time
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
@@ -13,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.corpus.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from services.embedding.pace import Pace
 from services.embedding.ports import EmbeddingModel
 from services.embedding.tokens import well_formed
 
@@ -20,21 +24,28 @@ from services.embedding.tokens import well_formed
 # long all the same, as with scripts that take a token or more for each character, shorter cuts are tried.
 _CHARACTERS_PER_TOKEN = (4.0, 1.0, 0.25)
 _TOO_LONG = frozenset({400, 413, 422})
+_TOO_SLOW = frozenset({408, 504, 524})
+# An endpoint that works answers that it is there, however long it computes.
+_CONNECT_SECONDS = 5.0
+_MOST_KEPT = 4096
 _MAX_RETRY_AFTER = 3600.0
 
 
 class OpenAIEmbedder:
     """An :class:`~services.embedding.ports.Embedder` behind an OpenAI-compatible endpoint.
 
-    It does not retry failures: the caller's circuit breaker and retry budget decide about that. Redirects are not
-    followed, and proxies and credentials of the environment are not used.
+    It does not retry failures: the caller's circuit breaker and retry budget decide about that. What is slow has not
+    failed: passages are asked for in smaller requests then, and a request that is refused, or answered by half, is asked
+    for in parts (:class:`~services.embedding.pace.Pace`). What was computed before a call failed, or its caller gave up,
+    is kept for when the same texts come again. Redirects are not followed, and proxies and credentials of the
+    environment are not used.
 
     Raises:
         FailedPrecondition: From the constructor, when the key cannot be sent in a header; from calls, when the server
             refuses the request, the key or the model (4xx) or answers with another dimension.
         ResourceExhausted: The server is limiting us (429); ``retry_after`` is what it asked for, in seconds.
-        Unavailable: The server cannot be reached, took longer than ``timeout``, failed (5xx), or its answer is not
-            one vector per text.
+        Unavailable: The server cannot be reached, took longer than ``patience`` for one passage or ``query_timeout`` for a
+            question, failed (5xx), or its answer for one text is not one vector.
     """
 
     def __init__(
@@ -44,7 +55,10 @@ class OpenAIEmbedder:
         *,
         api_key: str | None = None,
         timeout: float = 30.0,
+        patience: float = 120.0,
+        query_timeout: float = 5.0,
         batch_size: int = 32,
+        concurrency: int = 4,
         query_instruction: str = "",
         passage_instruction: str = "",
         encoding: Literal["base64", "float"] = "base64",
@@ -57,8 +71,11 @@ class OpenAIEmbedder:
             model: ``name`` is sent as the request's model, ``dimension`` is checked in every answer, and texts are cut
                 to about ``max_tokens``.
             api_key: Sent as a bearer token; kept nowhere but in the client's headers, which hide it when printed.
-            timeout: Seconds for each phase of a request (connecting, sending, waiting for an answer).
-            batch_size: Texts in one request.
+            timeout: Seconds that a request for passages should take; after that a smaller one is tried.
+            patience: Seconds that a request for a single passage may take.
+            query_timeout: Seconds that a question may take.
+            batch_size: The most texts in one request.
+            concurrency: The most requests for passages at once; further ones wait, and that is not counted as theirs.
             query_instruction: Put before questions, for models that were trained with one.
             passage_instruction: Put before passages, likewise.
             encoding: What to ask for; either is understood in an answer. Base64 parses much faster.
@@ -71,12 +88,15 @@ class OpenAIEmbedder:
                 raise FailedPrecondition("the API key of the embedding endpoint must be printable ASCII without spaces")
             headers["Authorization"] = f"Bearer {api_key}"
         self._model = model
-        self._batch_size = batch_size
+        self._query_timeout = query_timeout
+        self._pace = Pace(most=batch_size, limit=timeout, patience=patience)
+        self._turns = asyncio.Semaphore(concurrency)
+        self._kept: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
         self._query_instruction = query_instruction
         self._passage_instruction = passage_instruction
         self._encoding = encoding
         self._url = _endpoint(base_url)
-        self._client = httpx.AsyncClient(headers=headers, timeout=timeout, proxy=proxy, trust_env=False)
+        self._client = httpx.AsyncClient(headers=headers, proxy=proxy, trust_env=False)
 
     @property
     def model(self) -> EmbeddingModel:
@@ -86,43 +106,88 @@ class OpenAIEmbedder:
     async def embed_passages(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of shape (len(texts), dimension), one unit row per text, in the order given."""
         vectors = np.zeros((len(texts), self._model.dimension), dtype=np.float32)
-        for at in range(0, len(texts), self._batch_size):
-            batch = [self._passage_instruction + text for text in texts[at : at + self._batch_size]]
-            vectors[at : at + len(batch)] = await self._embed(batch)
+        missing = [row for row, text in enumerate(texts) if not self._take_kept(text, vectors[row])]
+        done: list[int] = []
+        try:
+            while len(done) < len(missing):
+                async with self._turns:
+                    # By the pace of now: others may have learned something while this one waited.
+                    rows = missing[len(done) : len(done) + self._pace.size]
+                    found = await self._ask([self._passage_instruction + texts[row] for row in rows])
+                if found is not None:
+                    vectors[rows] = found
+                    done += rows
+        except BaseException:
+            lost = set(missing[len(done) :])
+            self._keep((texts[row], vectors[row]) for row in range(len(texts)) if row not in lost)
+            raise
         return vectors
 
     async def embed_query(self, text: str) -> NDArray[np.float32]:
         """The unit vector of a question, shape (dimension,), with the query instruction applied."""
-        vector: NDArray[np.float32] = (await self._embed([self._query_instruction + text]))[0]
+        limit = self._query_timeout
+        vector: NDArray[np.float32] = (await self._embed([self._query_instruction + text], limit))[0]
         return vector
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def _ask(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """One request for passages; None if it came to nothing and a smaller one, or one with more time, may not."""
+        pace, limit, began = self._pace, self._pace.limit, time.monotonic()
+        try:
+            found = await self._embed(texts, limit)
+        except _TooSlowError:
+            if pace.late(len(texts), limit):
+                return None
+            raise
+        except (_RefusedError, _IncompleteError):
+            if pace.too_large(len(texts)):
+                return None
+            raise
+        pace.answered(len(texts), time.monotonic() - began)
+        return found
+
+    def _take_kept(self, text: str, row: NDArray[np.float32]) -> bool:
+        found = self._kept.pop(_digest(text), None) if self._kept else None
+        if found is not None:
+            row[:] = found
+        return found is not None
+
+    def _keep(self, done: Iterable[tuple[str, NDArray[np.float32]]]) -> None:
+        for text, vector in done:
+            self._kept[_digest(text)] = vector.copy()
+        while len(self._kept) > _MOST_KEPT:
+            self._kept.popitem(last=False)
+
+    async def _embed(self, texts: Sequence[str], limit: float) -> NDArray[np.float32]:
         sent: list[str] = []
         status = 0
-        for characters in _CHARACTERS_PER_TOKEN:
-            limit = max(1, int(self._model.max_tokens * characters))
+        # Several are sent apart when they are refused, so that a text is cut short only for its own length.
+        for characters in _CHARACTERS_PER_TOKEN[: 1 if len(texts) > 1 else None]:
+            longest = max(1, int(self._model.max_tokens * characters))
             # OpenAI refuses an empty text; a space stands for it.
-            cut = [well_formed(text[:limit]) or " " for text in texts]
+            cut = [well_formed(text[:longest]) or " " for text in texts]
             if cut == sent:
                 continue
             sent = cut
-            response = await self._post(sent)
+            response = await self._post(sent, limit)
             status = response.status_code
             if status not in _TOO_LONG:
                 _raise_for_status(response)
                 return self._vectors(response, len(texts))
-        raise _refused(status)
+        raise _RefusedError(_refusal(status))
 
-    async def _post(self, texts: Sequence[str]) -> httpx.Response:
+    async def _post(self, texts: Sequence[str], limit: float) -> httpx.Response:
         if self._client.is_closed:
             raise Unavailable("the connection to the embedding endpoint is shut down")
         request = {"model": self._model.name, "input": list(texts), "encoding_format": self._encoding}
         try:
-            return await self._client.post(self._url, json=request)
+            timeout = httpx.Timeout(limit, connect=min(limit, _CONNECT_SECONDS))
+            return await self._client.post(self._url, json=request, timeout=timeout)
+        except httpx.ReadTimeout as error:
+            raise _TooSlowError("the embedding endpoint did not answer in time") from error
         except httpx.TimeoutException as error:
             raise Unavailable("the embedding endpoint did not answer in time") from error
         except httpx.RequestError as error:
@@ -133,7 +198,7 @@ class OpenAIEmbedder:
             by_index = {item["index"]: _row(item["embedding"]) for item in response.json()["data"]}
             rows = [by_index[index] for index in range(count)]
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise Unavailable("the embedding endpoint's answer is not one vector per text") from error
+            raise _IncompleteError("the embedding endpoint's answer is not one vector per text") from error
         lengths = {len(row) for row in rows}
         if lengths != {self._model.dimension}:
             raise FailedPrecondition(
@@ -143,9 +208,25 @@ class OpenAIEmbedder:
         vectors = np.stack(rows)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.isfinite(norms).all() or not norms.all():
-            raise Unavailable("the embedding endpoint's answer holds a vector without a direction")
+            raise _IncompleteError("the embedding endpoint's answer holds a vector without a direction")
         unit: NDArray[np.float32] = (vectors / norms).astype(np.float32)
         return unit
+
+
+class _TooSlowError(Unavailable):
+    """No answer in time; less at once, or more time, may help."""
+
+
+class _RefusedError(FailedPrecondition):
+    """The request was refused; parts of it may not be."""
+
+
+class _IncompleteError(Unavailable):
+    """The answer cannot be used; that to parts of the request may be."""
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _endpoint(base_url: str) -> httpx.URL:
@@ -174,17 +255,19 @@ def _raise_for_status(response: httpx.Response) -> None:
         return
     if status == 429:
         raise ResourceExhausted("the embedding endpoint limits our requests", retry_after=_retry_after(response))
-    if status in (408, 425) or status >= 500:
+    if status in _TOO_SLOW:
+        raise _TooSlowError(f"the embedding endpoint did not answer in time (HTTP {status})")
+    if status == 425 or status >= 500:
         raise Unavailable(f"the embedding endpoint failed with HTTP {status}", retry_after=_retry_after(response))
     if status in (401, 403):
         raise FailedPrecondition(f"the embedding endpoint refused the API key (HTTP {status}); configure a valid one")
     if status == 404:
         raise FailedPrecondition("the embedding endpoint has no such model or path (HTTP 404); check both")
-    raise _refused(status)
+    raise FailedPrecondition(_refusal(status))
 
 
-def _refused(status: int) -> FailedPrecondition:
-    return FailedPrecondition(f"the embedding endpoint refused the request (HTTP {status}); check its configuration")
+def _refusal(status: int) -> str:
+    return f"the embedding endpoint refused the request (HTTP {status}); check its configuration"
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from services.corpus.errors import DeadlineExceeded, GroundwireError, Unavailable
+from services.corpus.errors import DeadlineExceeded, GroundwireError, Unauthenticated, Unavailable
 from services.query.ports import FoundPassage, Retrieval
 
 
@@ -34,7 +34,8 @@ class SourceWatch:
     async def all_readable(self, *, now: bool = False) -> bool:
         """Whether all passages may still be used; asks only when the last check is old, unless ``now``.
 
-        Raises Unavailable when nobody can tell, DeadlineExceeded when the call's time ran out meanwhile.
+        Raises Unavailable when nobody can tell, DeadlineExceeded when the call's time ran out meanwhile, Unauthenticated
+        when the caller's credentials have expired.
         """
         if self.withdrawn or not self.passages:
             return not self.withdrawn
@@ -43,7 +44,7 @@ class SourceWatch:
             return True
         try:
             readable = await self._retrieval.still_readable({passage.reference for passage in self.passages})
-        except (Unavailable, DeadlineExceeded):
+        except (Unavailable, DeadlineExceeded, Unauthenticated):
             raise
         except GroundwireError as error:
             raise Unavailable("the sources of the answer could not be checked") from error

@@ -14,7 +14,7 @@ import structlog
 from interceptors import current
 from interceptors._shapes import Call
 from interceptors.client import Credentials
-from services.corpus.errors import Unauthenticated
+from services.corpus.errors import CredentialsRefused, Unauthenticated, Unavailable
 from services.corpus.principal import Caller
 from services.runtime import development
 from services.runtime.options import ClaimOptions, IssuerOptions
@@ -82,7 +82,20 @@ class TokenAuthentication:
         if self._peers is not None and verified.claims.actors:
             self._check_peer(self._peers, call, verified.claims.actors[0])
         current.credential.set(verified.claims)
+        call.proof = verified.claims
         return verified.caller
+
+    async def confirm(self, call: Call, error: Exception | None = None) -> None:
+        """Raise Unauthenticated if the caller of ``call`` would not be let in any more.
+
+        With ``error``, what the call failed with: nothing is looked at unless that may be why.
+        """
+        if not isinstance(call.proof, Claims) or not (error is None or isinstance(error, Unavailable)):
+            return
+        if isinstance(error, CredentialsRefused):
+            # The other service knew of a revocation before this one.
+            await self._feed.refresh()
+        await self._verifier.confirm(call.metadata("authorization"), call.proof)
 
     async def verify(self, token: str) -> VerifiedToken:
         """The caller that ``token`` proves; Unauthenticated."""

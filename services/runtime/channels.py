@@ -17,7 +17,9 @@ from services.runtime.tls_files import TlsMaterial
 
 # Kept back from the caller's deadline on every hop, in seconds, so that a late failure can still be reported.
 DEADLINE_MARGIN = 0.05
-
+# How long nothing is heard during a call before the peer is sent a ping, in seconds; servers allow one in
+# ``connections.min_ping_interval``.
+KEEPALIVE = 30.0
 
 _SERVICE_CONFIG = json.dumps(
     {
@@ -51,7 +53,7 @@ def open_channel(
         ("grpc.enable_http_proxy", 0),
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_time_ms", round(KEEPALIVE * 1000)),
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.initial_reconnect_backoff_ms", 100),
         # How long a connection may take to be made, too: a busy machine needs more than the 100 ms between two attempts.

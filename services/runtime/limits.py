@@ -16,6 +16,9 @@ MIB = 1024 * 1024
 _KIB = 1024
 _MAX_PENDING, _MAX_PENDING_HARD = 20_000, 40_000
 _ENOUGH_FILES = 65_536
+# A ping that the network delayed comes sooner before the next one: a client that keeps to the interval would collect a
+# strike for each, and be sent away after some minutes.
+_PUNCTUAL = 0.5
 
 
 def server_options(
@@ -60,8 +63,11 @@ def server_options(
         # Peers that have vanished, or been stopped, while they had a call: nothing but a ping finds them.
         ("grpc.keepalive_time_ms", _ms(limits.ping_interval)),
         ("grpc.keepalive_timeout_ms", _ms(limits.ping_timeout)),
-        # Pings cost the server an answer each: who sends more often is sent away with ENHANCE_YOUR_CALM.
-        ("grpc.http2.min_ping_interval_without_data_ms", _ms(limits.min_ping_interval)),
+        # Pings cost the server an answer each: a client that sends more is sent away with ENHANCE_YOUR_CALM. Without
+        # this argument gRPC allows a connection that has no call one ping in two hours, whatever the interval; with it
+        # the server's own pings go to such connections, too.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(limits.min_ping_interval * _PUNCTUAL)),
         ("grpc.http2.max_ping_strikes", limits.max_ping_strikes),
     ]
 

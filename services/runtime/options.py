@@ -138,7 +138,7 @@ class ConnectionOptions(Options):
     max_health_watchers: int = Field(1000, ge=1, le=100_000, description="Of each port; shared fairly by peers.")
     ping_interval: float = Field(60.0, ge=1, le=86_400, description="How long nothing is heard before a ping is sent.")
     ping_timeout: float = Field(20.0, gt=0, le=600, description="How long its answer may take.")
-    min_ping_interval: float = Field(10.0, ge=0, le=600, description="How often callers may ping while no data flows.")
+    min_ping_interval: float = Field(10.0, ge=0, le=600, description="How often callers may ping, also without a call.")
     max_ping_strikes: int = Field(4, ge=1, le=1000, description="How many pings may come too early.")
 
 
@@ -313,6 +313,13 @@ class EmbeddingOptions(Options):
     model: str = Field("", description="The model that a server is asked for.")
     dimension: int = Field(384, ge=2, le=65_536, description="The length of the server's vectors.")
     api_key: SecretStr | None = Field(None, description="The server's key, if it wants one.")
+    batch_size: int = Field(32, ge=1, le=2048, description="The most texts in one request to the server.")
+    timeout: float = Field(
+        30.0, gt=0, le=3600, description="Seconds that a request for passages should take; then smaller ones are tried."
+    )
+    patience: float = Field(120.0, gt=0, le=3600, description="Seconds that a request for one passage may take.")
+    query_timeout: float = Field(5.0, gt=0, le=600, description="Seconds that the vector of a question may take.")
+    concurrency: int = Field(4, ge=1, le=256, description="The most requests for passages at once.")
 
 
 class SpoolOptions(Options):

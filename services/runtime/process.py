@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import grpc
 import structlog
 
-from interceptors.authentication import Identify
+from interceptors.authentication import Confirm, Identify
 from interceptors.client import Credentials
 from services.corpus.errors import GroundwireError, KeysDestroyed
 from services.resilience.endpoints import Endpoint, Role
@@ -85,6 +85,11 @@ class Process:
             return development_identity(settings)
         self._authentication = await self._once("authentication", lambda: TokenAuthentication.start(settings))
         return self._authentication.identify
+
+    @property
+    def confirm(self) -> Confirm | None:
+        """How this process finds out whether a caller that was let in still would be; None where all are let in."""
+        return self._authentication.confirm if self._authentication is not None else None
 
     async def encryption(self, settings: Settings) -> Encryption | None:
         """The keys of this process; None where encryption is switched off."""
@@ -274,7 +279,16 @@ async def _open_embedder(settings: Settings) -> Embedder:
     from services.embedding.ports import EmbeddingModel  # noqa: PLC0415
 
     key = options.api_key.get_secret_value() if options.api_key else None
-    return OpenAIEmbedder(options.url, EmbeddingModel(options.model, options.dimension, 8192), api_key=key)
+    return OpenAIEmbedder(
+        options.url,
+        EmbeddingModel(options.model, options.dimension, 8192),
+        api_key=key,
+        timeout=options.timeout,
+        patience=options.patience,
+        query_timeout=options.query_timeout,
+        batch_size=options.batch_size,
+        concurrency=options.concurrency,
+    )
 
 
 async def _open_cross_encoder(settings: Settings) -> CrossEncoder:

@@ -28,7 +28,7 @@ from interceptors import current
 from interceptors._shapes import Call, Layer
 from interceptors.admission import Admission
 from interceptors.audit import Announcement, Audit
-from interceptors.authentication import Authentication, Identify
+from interceptors.authentication import Authentication, Confirm, Identify
 from interceptors.authorization import Authorization
 from interceptors.chain import Position, build
 from interceptors.deadline import Deadline
@@ -50,7 +50,14 @@ from services.runtime.standing import DependencyServicer, Standing
 from services.runtime.status import to_status
 from services.runtime.telemetry import CallMetrics
 from services.runtime.tls import demands_certificates, listening_tls, server_credentials
-from services.security.permissions import Authorizer, administrators_only, policy_version, role_table, rule_table
+from services.security.permissions import (
+    Authorizer,
+    administrators_only,
+    lasting_methods,
+    policy_version,
+    role_table,
+    rule_table,
+)
 
 __all__ = ["MIB", "READINESS", "Server", "Service", "refuse_unknown", "server_options"]
 
@@ -104,7 +111,7 @@ class Server:
     With ``development_secrets`` (None: what the settings say) others are refused even with TLS. ``dependencies`` are
     the channels to those that the service calls, which say how well it can work.
     ``shared`` says that other processes serve the same address, a port that somebody holds for all of them
-    (:mod:`.shared_port`).
+    (:mod:`.shared_port`). ``confirm`` says whether those whom ``identify`` let in would still be.
     """
 
     service: Service
@@ -115,6 +122,7 @@ class Server:
     development_secrets: bool | None = None
     dependencies: Sequence[FailoverChannel] = ()
     shared: bool = False
+    confirm: Confirm | None = None
     port: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -262,11 +270,16 @@ class Server:
             (Position.AUDIT, Audit(open_record, to_status)),
             (Position.ERRORS, Errors(to_status)),
             (Position.DEADLINE, Deadline(cap, lambda: DeadlineExceeded("the call's time ran out"))),
-            (Position.AUTHENTICATION, Authentication(self.identify, authorizer.is_open)),
+            (Position.AUTHENTICATION, self._authentication(authorizer)),
             (Position.AUTHORIZATION, Authorization(authorizer.decide)),
             (Position.ADMISSION, self._admission),
             (Position.ANNOUNCEMENT, Announcement(announced.__contains__)),
         ]
+
+    def _authentication(self, authorizer: Authorizer) -> Authentication:
+        streams = {path for path, rule in authorizer.rules.items() if rule.streaming}
+        lasting = streams | lasting_methods(self._descriptors)
+        return Authentication(self.identify, authorizer.is_open, self.confirm, lasting.__contains__)
 
     @property
     def _descriptors(self) -> list[ServiceDescriptor]:

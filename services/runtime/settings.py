@@ -209,12 +209,9 @@ def environment_secret(variable: str) -> str:
     return value
 
 
-def otlp_configured() -> bool:
-    """Whether the standard OTEL_* variables ask for traces over OTLP."""
-    environ = os.environ
-    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none":
-        return False
-    return any(environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+def otel_variables() -> dict[str, str]:
+    """The variables of the environment that OpenTelemetry defines."""
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
 
 
 def _names_a_setting(variable: str, settings_class: type[Settings]) -> bool:

@@ -20,6 +20,7 @@ from groundwire.common.v1 import error_reason_pb2
 from interceptors._shapes import REQUEST_ID_KEY, Call, MalformedRequestError, RequestTimeoutError
 from services.corpus.errors import (
     AlreadyExists,
+    CredentialsRefused,
     DataLoss,
     DeadlineExceeded,
     FailedPrecondition,
@@ -111,7 +112,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, dependency: str) -> GroundwireEr
 
     What that service said about the caller's own request (a wrong field, an unknown collection) is passed on as it
     is, and so is what trying again cannot help (damaged data, a missing feature). A failure of the service itself, or
-    of this process's own standing with it, becomes Unavailable with the dependency's name.
+    of this process's own standing with it, becomes Unavailable with the dependency's name. The authentication layer finds
+    out whether CredentialsRefused is about the caller.
     """
     code = error.code()
     info, violations, retry_after = _details(error)
@@ -131,7 +133,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, dependency: str) -> GroundwireEr
             return Unavailable(message, retry_after=retry_after, reason=reason, metadata=metadata)
         case _:
             _log.info("dependency failed", dependency=dependency, code=code.name)
-            return Unavailable(
+            kind = CredentialsRefused if reason and code is grpc.StatusCode.UNAUTHENTICATED else Unavailable
+            return kind(
                 f"the {dependency} service did not answer", retry_after=retry_after, metadata={"dependency": dependency}
             )
 

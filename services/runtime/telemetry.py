@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import Tracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from services.resilience.pool import PoolEvent
-from services.runtime.settings import otlp_configured
+from services.runtime.otlp import configured_collector, open_exporter
 
 # How long a stopping process waits for its last spans to be taken.
 _FLUSH_SECONDS = 2.0
@@ -88,16 +88,15 @@ class Telemetry:
     """The process's exporter, and a tracer for each service that runs in it."""
 
     def __init__(self, version: str) -> None:
+        """Raises ConfigurationError when the OTEL_* variables cannot be obeyed."""
         self._version = version
         self.endpoints = EndpointMetrics()
         # Of this process alone, so that the workers of one service can be told apart.
         self._instance = str(uuid.uuid4())
         self._processor: BatchSpanProcessor | None = None
-        if otlp_configured():
-            # It brings the SDK's logs and metrics along: a process that exports nothing starts without them.
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-
-            self._processor = BatchSpanProcessor(OTLPSpanExporter(timeout=_EXPORT_SECONDS))
+        collector = configured_collector()
+        if collector is not None:
+            self._processor = BatchSpanProcessor(open_exporter(collector, _EXPORT_SECONDS))
 
     def tracer(self, service: str) -> Tracer | None:
         """A tracer whose spans carry ``service.name = groundwire-<service>``; None when traces go nowhere.

@@ -78,6 +78,16 @@ def rule_table(services: Iterable[ServiceDescriptor]) -> dict[str, Rule]:
     return table
 
 
+def lasting_methods(services: Iterable[ServiceDescriptor]) -> frozenset[str]:
+    """The paths of the methods whose calls stay open for as long as one side likes: all that stream, in either direction."""
+    return frozenset(
+        f"/{service.full_name}/{method.name}"
+        for service in services
+        for method in service.methods
+        if method.client_streaming or method.server_streaming
+    )
+
+
 def administrators_only(*, streaming: bool) -> Rule:
     """The rule of a method that is not in the contract, such as reflection's."""
     return Rule(permission=EVERYTHING, audit=policy_pb2.AUDIT_DENIALS, mesh_only=False, streaming=streaming)

@@ -70,6 +70,14 @@ class RevocationFeed:
         if self._flight is not None:
             await asyncio.wait({self._flight}, timeout=_PATIENCE)
 
+    async def refresh(self) -> None:
+        """Wait a moment for a read that begins now: what was revoked before is known after it; never raises."""
+        if self._flight is not None:
+            await asyncio.wait({self._flight}, timeout=_PATIENCE)
+        self._begin()
+        if self._flight is not None:
+            await asyncio.wait({self._flight}, timeout=_PATIENCE)
+
     async def revoke(self, revocation: Revocation) -> None:
         """Make something void: durably, here at once, elsewhere within a second. Unavailable if it cannot be kept."""
         await self._store.add(revocation, self._clock())

@@ -127,6 +127,30 @@ class TokenVerifier:
         # Not a coroutine of its own, whose frame would show the token in an error's traceback.
         return self.authenticate((f"Bearer {token}",))
 
+    async def confirm(self, values: Sequence[str], claims: Claims) -> None:
+        """Raise Unauthenticated if the token that let a call in, and said ``claims``, has become void while it is open.
+
+        The subject's own token counts by what :meth:`authenticate` goes by. A service's lives for a minute, so that it
+        is of no use to others, and calls may take longer: it counts until what it came from expires or is revoked.
+        """
+        if not claims.actors:
+            if self.remembered(values) is None:
+                await self.authenticate(values)
+            return
+        if not self._revocations.is_current():
+            await self._revocations.catch_up()
+        if reason := self._void(claims):
+            self._on_refusal(Explanation(reason, WORDS[reason]))
+            raise Unauthenticated
+
+    def _void(self, claims: Claims) -> Refusal | None:
+        if not self._revocations.is_current():
+            return Refusal.REVOCATIONS_UNKNOWN
+        derived = claims.origin.issuer != claims.issuer
+        if derived and self._clock() >= claims.origin.valid_until:
+            return Refusal.EXPIRED
+        return Refusal.REVOKED if self._revocations.covers(claims) else None
+
     async def _verify(self, values: Sequence[str]) -> VerifiedToken:
         if not self._revocations.is_current():
             # What is malformed is refused for that, and waits for nothing.

@@ -38,6 +38,12 @@ class EmbeddingServer:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.held: asyncio.Event | None = None
+        self.seconds = 0.0
+        """What each text takes; one request is computed at a time."""
+        self.most = 1 << 30
+        """The most texts that a request may have; more get HTTP 413, or with ``by_half`` this many vectors."""
+        self.by_half = False
+        self._computing = asyncio.Lock()
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -58,6 +64,9 @@ class EmbeddingServer:
             self.requests.append(request)
             if self.held is not None:
                 await self.held.wait()
+            if self.seconds:
+                async with self._computing:
+                    await asyncio.sleep(self.seconds * len(request["input"]))
             reply = self._script.pop(0) if self._script else await self._embed(head[0], request)
             if reply is not None:
                 writer.write(_http(reply))
@@ -70,9 +79,13 @@ class EmbeddingServer:
             return Reply(404)
         if not all(request["input"]):
             return Reply(400)
+        if len(request["input"]) > self.most and not self.by_half:
+            return Reply(413)
         vectors = 3.0 * await self._embedder.embed_passages(request["input"])
         rows = [self._encode(vector, request["encoding_format"]) for vector in vectors]
-        data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
+        data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)][
+            : self.most
+        ]
         return Reply(body={"object": "list", "data": data[::-1], "model": request["model"]})
 
     @staticmethod

@@ -119,6 +119,15 @@ class Connection:
             view = view[room:]
         return True
 
+    async def ping(self) -> bool:
+        """Send a PING and wait for its answer; False when the server closed the connection."""
+        answered = self.seen["pings answered"]
+        await self.send(frame(PING, 0, 0, bytes(8)))
+        while self.seen["pings answered"] == answered and not self.closed:
+            self.progress.clear()
+            await self.progress.wait()
+        return not self.closed
+
     async def _pump(self) -> None:
         try:
             while True:
@@ -141,8 +150,8 @@ class Connection:
                     self.windows = {each: left + now - self.stream_window for each, left in self.windows.items()}
                     self.stream_window = now
             self.writer.write(frame(SETTINGS, ACK, 0))
-        elif kind == PING and not flags & ACK:
-            self.writer.write(frame(PING, ACK, 0, payload))
+        elif kind == PING:
+            self._take_ping(flags, payload)
         elif kind == WINDOW_UPDATE:
             more = int.from_bytes(payload, "big")
             if stream:
@@ -155,6 +164,12 @@ class Connection:
             if stream not in self.ended:
                 self.seen["streams ended by the server"] += 1
             self.ended.add(stream)
+
+    def _take_ping(self, flags: int, payload: bytes) -> None:
+        if flags & ACK:
+            self.seen["pings answered"] += 1
+        else:
+            self.writer.write(frame(PING, ACK, 0, payload))
 
 
 async def connect(address: str, source: str | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -16,6 +16,8 @@ class Proxy:
         self._passing.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
+        self.sent = 0
+        """How many bytes clients have sent."""
 
     def freeze(self) -> None:
         """Pass nothing from now on."""
@@ -40,14 +42,15 @@ class Proxy:
         except OSError:
             writer.close()
             return
-        for source, sink in ((reader, back), (there, writer)):
-            self._tasks.add(task := asyncio.ensure_future(self._pass(source, sink)))
+        for source, sink, counted in ((reader, back, True), (there, writer, False)):
+            self._tasks.add(task := asyncio.ensure_future(self._pass(source, sink, counted=counted)))
             task.add_done_callback(self._tasks.discard)
 
-    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, counted: bool) -> None:
         try:
             with suppress(OSError):
                 while data := await source.read(65_536):
+                    self.sent += len(data) if counted else 0
                     await self._passing.wait()
                     sink.write(data)
                     await sink.drain()

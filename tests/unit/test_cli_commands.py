@@ -549,6 +549,19 @@ async def test_a_service_that_is_not_there_is_told_apart() -> None:
     )
 
 
+@pytest.mark.parametrize("command", [("up",), ("serve", "query"), ("serve", "retrieval")], ids=" ".join)
+async def test_a_protocol_that_is_not_spoken_is_told_once_before_anything_starts(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    environment = {"GROUNDWIRE_DATA_DIR": str(tmp_path / "data"), "GROUNDWIRE_RETRIEVAL__WORKERS": "2"}
+    ended = await run(*command, environment=environment | {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"})
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        "error: OTEL_EXPORTER_OTLP_PROTOCOL: 'http/json' is not spoken here; set it to grpc or http/protobuf\n"
+    )
+    assert not (tmp_path / "data").exists()
+
+
 async def test_the_environments_web_proxy_is_not_asked(fakes: Fakes) -> None:
     proxy = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
     assert (await run("ask", "hotel?", environment=fakes.environment | proxy)).code == 0

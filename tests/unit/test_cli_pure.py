@@ -291,13 +291,9 @@ def test_findings_about_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "file").touch()
     assert next(doctor.data_directory(tmp_path / "file")).state == doctor.FAIL
     assert next(doctor.data_directory(tmp_path / "new" / "folder")).state == doctor.OK
-    assert doctor.otlp().found.startswith("off")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
-
-    def refuse(_address: object, **_: object) -> None:
-        raise ConnectionRefusedError(111, "Connection refused")
-
-    assert doctor.otlp(refuse).state == doctor.WARN
+    assert doctor.traces().found.startswith("off")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+    assert (doctor.traces().state, "http/json" in doctor.traces().found) == (doctor.FAIL, True)
 
 
 def test_every_service_has_settings_and_an_assembly() -> None:

@@ -50,7 +50,7 @@ async def _failure(server: EmbeddingServer, **options: Any) -> GroundwireError:
 )
 async def test_an_http_status_becomes_a_domain_error(status: int, kind: type[GroundwireError]) -> None:
     async with EmbeddingServer(*[Reply(status)] * 3) as server:
-        assert type(await _failure(server)) is kind
+        assert isinstance(await _failure(server), kind)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ async def test_a_server_that_hangs_up_or_is_gone_is_unavailable() -> None:
 async def test_a_server_that_does_not_answer_is_unavailable() -> None:
     async with EmbeddingServer() as server:
         server.held = asyncio.Event()
-        assert isinstance(await _failure(server, timeout=0.05), Unavailable)
+        assert isinstance(await _failure(server, query_timeout=0.05), Unavailable)
         server.held.set()
 
 

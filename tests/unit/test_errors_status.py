@@ -15,6 +15,7 @@ from interceptors._shapes import Context
 from services.corpus import errors
 from services.corpus.errors import (
     AlreadyExists,
+    CredentialsRefused,
     DataLoss,
     DeadlineExceeded,
     FailedPrecondition,
@@ -137,14 +138,19 @@ async def test_what_concerns_the_caller_arrives_as_it_was(serving: Serving, erro
 
 
 def test_the_round_trip_covers_every_error() -> None:
-    # DeadlineExceeded names the dependency; credentials that it refuses are this process's own, not the caller's.
+    # DeadlineExceeded names the dependency; whose credentials it refuses is found out by the authentication layer.
     assert {type(error) for error in PASSED_ON} == set(CODES) - {DeadlineExceeded, Unauthenticated}
 
 
 async def test_a_dependencys_own_failures_become_unavailable_with_its_name(serving: Serving) -> None:
-    for error in (RuntimeError("a secret"), Unauthenticated(), GroundwireError("odd")):
+    kinds = {
+        RuntimeError("a secret"): Unavailable,
+        Unauthenticated(): CredentialsRefused,
+        GroundwireError("odd"): Unavailable,
+    }
+    for error, kind in kinds.items():
         arrived = await over_the_wire(serving, error)
-        assert type(arrived) is Unavailable
+        assert type(arrived) is kind
         assert arrived.message == "the echo service did not answer"
         assert (arrived.reason, arrived.metadata) == ("DEPENDENCY_UNAVAILABLE", {"dependency": "echo"})
 

@@ -15,7 +15,6 @@ from services.runtime.settings import (
     Settings,
     is_loopback,
     load,
-    otlp_configured,
     socket_path,
 )
 from services.store.settings import StoreSettings
@@ -232,27 +231,3 @@ def test_a_socket_lives_in_the_data_directory_while_its_path_is_short_enough(
     assert path == socket_path(deep, "store")
     assert path != socket_path(tmp_path / ("y" * 100), "store")
     assert path != socket_path(deep, "audit")
-
-
-# --- OpenTelemetry --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("environment", "wanted"),
-    [
-        ({}, False),
-        ({"OTEL_SERVICE_NAME": "x"}, False),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317"}, True),
-        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://localhost:4317"}, True),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317", "OTEL_SDK_DISABLED": "TRUE"}, False),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317", "OTEL_TRACES_EXPORTER": "none"}, False),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4317", "OTEL_TRACES_EXPORTER": "otlp"}, True),
-    ],
-)
-def test_traces_are_exported_where_the_standard_variables_say(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], wanted: bool
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert otlp_configured() is wanted

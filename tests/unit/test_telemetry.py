@@ -264,7 +264,7 @@ class Collector(SpanExporter):
 
 def exporting_to(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Telemetry:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setattr(trace_exporter, "OTLPSpanExporter", lambda timeout: collector)
+    monkeypatch.setattr(trace_exporter, "OTLPSpanExporter", lambda **_: collector)
     return Telemetry("1.2.3")
 
 
