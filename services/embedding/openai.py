@@ -126,7 +126,12 @@ class OpenAIEmbedder:
     async def embed_query(self, text: str) -> NDArray[np.float32]:
         """The unit vector of a question, shape (dimension,), with the query instruction applied."""
         limit = self._query_timeout
-        vector: NDArray[np.float32] = (await self._embed([self._query_instruction + text], limit))[0]
+        try:
+            # All of it: somebody waits for the answer.
+            async with asyncio.timeout(limit):
+                vector: NDArray[np.float32] = (await self._embed([self._query_instruction + text], limit))[0]
+        except TimeoutError as error:
+            raise Unavailable("the embedding endpoint did not answer in time") from error
         return vector
 
     async def close(self) -> None:
@@ -184,9 +189,9 @@ class OpenAIEmbedder:
             raise Unavailable("the connection to the embedding endpoint is shut down")
         request = {"model": self._model.name, "input": list(texts), "encoding_format": self._encoding}
         try:
-            timeout = httpx.Timeout(limit, connect=min(limit, _CONNECT_SECONDS))
+            timeout = httpx.Timeout(limit, connect=_CONNECT_SECONDS)
             return await self._client.post(self._url, json=request, timeout=timeout)
-        except httpx.ReadTimeout as error:
+        except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
             raise _TooSlowError("the embedding endpoint did not answer in time") from error
         except httpx.TimeoutException as error:
             raise Unavailable("the embedding endpoint did not answer in time") from error

@@ -97,13 +97,21 @@ async def test_a_text_that_takes_longer_than_the_limit_gets_more_time() -> None:
     assert np.allclose(found, await expected(TEXTS[:2]))
 
 
-async def test_an_endpoint_that_never_answers_is_given_up() -> None:
+async def test_an_endpoint_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[tuple[int, float]] = []
+    told = Pace.late
+
+    def tell(pace: Pace, texts: int, limit: float) -> bool:
+        late.append((texts, limit))
+        return told(pace, texts, limit)
+
+    monkeypatch.setattr(Pace, "late", tell)
     async with EmbeddingServer() as server:
         server.held = asyncio.Event()
         with pytest.raises(Unavailable, match="in time"):
             await vectors(server, timeout=0.02, patience=0.05)
         server.held.set()
-    assert sizes(server) == [32, 8, 2, 1, 1]
+    assert late == [(32, 0.02), (8, 0.02), (2, 0.02), (1, 0.02), (1, 0.05)]
 
 
 @pytest.mark.parametrize("status", [408, 504, 524])
