@@ -19,6 +19,7 @@ from services.runtime import logs
 from services.runtime.data_directory import require_usable
 from services.runtime.lifecycle import die_with_parent, serve_until_stopped
 from services.runtime.limits import allow_many_files
+from services.runtime.otlp import configured_collector
 from services.runtime.process import Process
 from services.runtime.restoring import require_restored
 from services.runtime.server import Server
@@ -75,6 +76,7 @@ def run(
 
 async def _serve(settings: dict[str, Settings], listen: str | None, worker: Worker | None) -> None:
     # Before anything is opened or made.
+    configured_collector()
     for name, each in settings.items():
         address = listen or each.address(name)
         listening_tls(each, name, address)

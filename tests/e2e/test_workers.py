@@ -204,7 +204,8 @@ async def llm() -> AsyncIterator[tuple[ChatServer, asyncio.Event, dict[str, str]
     go = asyncio.Event()
 
     def reply(_: object) -> Reply:
-        return Reply(completion("The garage has 38 parking spaces. [1]"), hold=go)
+        first, *rest = completion("The garage has 38 parking spaces. [1]")
+        return Reply([first], hold=go, rest=rest)
 
     async with chat_server(reply) as server:
         endpoint = {"name": "held", "url": server.base_url, "model": "m"}

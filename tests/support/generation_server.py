@@ -24,6 +24,7 @@ class Reply:
     status: int = 200
     headers: Sequence[tuple[str, str]] = ()
     hold: asyncio.Event | None = None  # waited for behind the last piece
+    rest: Sequence[bytes] = ()  # more pieces, behind what is waited for
     cut: bool = False  # the connection is dropped in the middle of the body
 
 
@@ -108,16 +109,21 @@ async def _serve(state: ChatServer, reader: asyncio.StreamReader, writer: asynci
     lines = [f"HTTP/1.1 {reply.status} Status", "connection: close", "transfer-encoding: chunked"]
     lines += [f"{name}: {value}" for name, value in (("content-type", "text/event-stream"), *reply.headers)]
     writer.write("\r\n".join([*lines, "", ""]).encode())
-    for piece in reply.pieces:
-        writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-        await writer.drain()
+    await _write(writer, reply.pieces)
     if reply.hold is not None:
         await _until_released(state, reply.hold, reader)
+    await _write(writer, reply.rest)
     if reply.cut:
         writer.transport.abort()
         return
     writer.write(b"0\r\n\r\n")
     await writer.drain()
+
+
+async def _write(writer: asyncio.StreamWriter, pieces: Sequence[bytes]) -> None:
+    for piece in pieces:
+        writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+        await writer.drain()
 
 
 async def _until_released(state: ChatServer, hold: asyncio.Event, reader: asyncio.StreamReader) -> None:
