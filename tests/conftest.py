@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -91,9 +92,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    # Chosen once: processes that run tests side by side have to agree on the order, and are given these options.
+    # Chosen once: processes that run tests side by side have to agree on the order.
     if config.option.order == "random" and config.option.order_seed is None:
-        config.option.order_seed = random.SystemRandom().randrange(1_000_000)
+        given = getattr(config, "workerinput", {}).get("order_seed")
+        config.option.order_seed = random.SystemRandom().randrange(1_000_000) if given is None else given
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give a process that runs tests beside others the seed of their order."""
+    node.workerinput["order_seed"] = node.config.option.order_seed
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
