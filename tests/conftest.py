@@ -15,6 +15,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 from interceptors import current
+from services.journal import spool
 from tests.support.serving import Serving
 
 # How long an example takes says more about the machine than about the code.
@@ -52,6 +53,12 @@ def clean_logging() -> None:
     *processors, _ = structlog.get_config()["processors"]
     console = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*processors, console])
+
+
+@pytest.fixture(autouse=True)
+def patient_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that other tests keep busy is no disk that does not answer; what is about that says so."""
+    monkeypatch.setattr(spool, "DISK_PATIENCE", 60.0)
 
 
 @pytest.fixture

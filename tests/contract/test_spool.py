@@ -57,12 +57,6 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Files]:
     return (lambda: memory) if request.param == "memory" else (lambda: DirectoryFiles.open(tmp_path / "spool"))
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that other tests keep busy is no disk that does not answer; what is about that says so."""
-    monkeypatch.setattr(spool_module, "DISK_PATIENCE", 60.0)
-
-
 @asynccontextmanager
 async def opened(files: Files, receiver: Receiver, *, max_bytes: int = 64 * MIB) -> AsyncIterator[Spool]:
     spool = await Spool.open(files, receiver, max_bytes=max_bytes)

@@ -56,8 +56,11 @@ PASSAGES = (Passage("a", "A", "Yes it is. No it was not.", 0.9), Passage("b", ""
 
 
 def markers(shown: str) -> list[str]:
-    """The markers in a text, without what is content in square brackets: behind a word, or of three digits and more."""
-    return re.findall(r"(?<![A-Za-z])\[\d{1,2}\]|(?<=[A-Za-z])\[[12]\]", shown)
+    """The markers in a text, without what is content in square brackets.
+
+    That is what stands behind a word ("a[9]", "a[[9]]"), and numbers of three digits and more.
+    """
+    return re.findall(r"(?<![A-Za-z])(?<![A-Za-z]\[)\[\d{1,2}\]|(?<=[A-Za-z])\[[12]\]", shown)
 
 
 def cut(text: Any, places: list[int]) -> list[Any]:
