@@ -13,20 +13,21 @@ _T = TypeVar("_T")
 
 
 class _Open:
-    __slots__ = ("call", "cancelling", "refusal", "task")
+    __slots__ = ("call", "cancelling", "check", "refusal", "task")
 
     def __init__(self, call: Call, task: asyncio.Task[Any]) -> None:
         self.call = call
         self.task = task
         self.cancelling = task.cancelling()
         self.refusal: Exception | None = None
+        self.check: asyncio.Task[None] | None = None
 
 
 class Rechecks:
     """Runs ``check`` for every open call, once in ``seconds``; a call for which it raises ends with that.
 
-    One task looks after all of them, and only while there are any. The checks of one round run side by side: one that
-    waits for something does not hold up the others.
+    One task looks after all of them, and only while there are any. Each check is a task of its own: one that waits for
+    something holds up no other call's, and is not begun again before it has ended.
     """
 
     def __init__(self, seconds: float, check: Callable[[Call], Awaitable[Any]]) -> None:
@@ -53,6 +54,8 @@ class Rechecks:
                 raise
         finally:
             self._open.pop(held, None)
+            if held.check is not None:
+                held.check.cancel()
             if held.refusal is not None:  # it ended in another way all the same
                 task.uncancel()
         # Outside of the handler, so that nothing hangs on it as its context.
@@ -62,15 +65,24 @@ class Rechecks:
         try:
             while self._open:
                 await asyncio.sleep(self._seconds)
-                await asyncio.gather(*map(self._look_at, list(self._open)))
+                for held in self._open:
+                    if held.check is None or held.check.done():
+                        held.check = asyncio.create_task(self._look_at(held))
         finally:
             self._looking = None
 
     async def _look_at(self, held: _Open) -> None:
         try:
             await self._check(held.call)
+        except asyncio.CancelledError:
+            if held not in self._open:
+                raise  # the call has ended
+            self._end(held, RuntimeError("a check was cancelled"))
         except Exception as error:  # noqa: BLE001 - whatever it is: what cannot be told does not hold
-            if held in self._open:
-                del self._open[held]
-                held.refusal = error
-                held.task.cancel()
+            self._end(held, error)
+
+    def _end(self, held: _Open, refusal: Exception) -> None:
+        if held in self._open:
+            del self._open[held]
+            held.refusal = refusal
+            held.task.cancel()

@@ -23,7 +23,7 @@ from services.corpus.terms import analyze
 from services.generation.blocks import BlockKind
 from services.generation.ports import Citation, Passage
 from services.generation.sentences import MAX_SENTENCE, Sentence, split_sentences
-from services.generation.specifics.check import check
+from services.generation.specifics.check import Background, check
 from services.generation.specifics.facts import Facts
 from services.generation.specifics.question import Question
 
@@ -86,11 +86,15 @@ _MOST_CHECKED = 200  # sentences that are held against the question; each costs 
 def _about_the_same(question: str, passages: Sequence[Passage], found: Iterable[Candidate]) -> Iterator[Candidate]:
     """Those of ``found`` that do not speak of a neighbour of what is asked about, with what they lack."""
     asked = Question(question)
-    read = lru_cache(maxsize=None)(Facts.of)  # titles, headings and passages come again
+    read = lru_cache(maxsize=None)(Facts.of)  # titles and headings come again
+    backgrounds: dict[int, Background] = {}
     for candidate in islice(found, _MOST_CHECKED):
         passage = passages[candidate.source]
-        whole = read(f"{passage.title}\n{passage.text}").until(len(passage.title) + 1 + candidate.end)
-        finding = check(asked, Facts.of(candidate.shown), [read(text) for text in candidate.above], whole)
+        if candidate.source not in backgrounds:
+            backgrounds[candidate.source] = Background(asked, Facts.of(f"{passage.title}\n{passage.text}"))
+        end = len(passage.title) + 1 + candidate.end
+        above = [read(text) for text in candidate.above]
+        finding = check(asked, Facts.of(candidate.shown), above, backgrounds[candidate.source], end)
         if not finding.neighbour:
             doubt = _doubt(finding.far_names, finding.far_values)
             yield replace(candidate, doubt=doubt, lacking=finding.lacking)

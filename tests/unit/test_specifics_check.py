@@ -6,15 +6,16 @@ import time
 
 import pytest
 
-from services.generation.specifics.check import Finding, check
+from services.generation.specifics.check import Background, Finding, check
 from services.generation.specifics.facts import Facts
 from services.generation.specifics.question import Question
 
 
 def hold(question: str, sentence: str, *above: str, passage: str = "") -> Finding:
     around = [Facts.of(text) for text in above]
+    asked = Question(question)
     whole = Facts.of(" ".join((*reversed(above), passage, sentence)))
-    return check(Question(question), Facts.of(sentence), around, whole)
+    return check(asked, Facts.of(sentence), around, Background(asked, whole), whole.length)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,13 @@ def hold(question: str, sentence: str, *above: str, passage: str = "") -> Findin
         ("What does SEV1 mean?", "SEV 1 means that customers notice."),
         ("What is oxygen 18?", "The isotope oxygen-18 is heavier."),
         ("Was kostet die Karte am 12.05.2025?", "Am 12. Mai 2025 kostet die Karte 40 Euro."),
+        ("What is the fee in 2025?", "Since 1 April 2024 the fee is 40 euros."),
+        ("What is the fee on 3 January 2025?", "Since 1 April 2024 the fee is 40 euros."),
+        ("Was kostet die Karte im August 2026?", "Ab dem 01.07.2025 kostet die Karte 40 Euro."),
+        ("Was kostet die Karte am 15.09.?", "Bis zum 30. September kostet die Karte 40 Euro."),
+        ("Was kostet die Karte am 15.08.2025?", "Vom 01.07.2025 bis 30.09.2025 kostet die Karte 40 Euro."),
+        ("On which weekday is the run?", "The run is on the first Sunday in May."),
+        ("Was kostet die Karte?", "Die Karte kostet 1\u00a0000 Euro."),
         ("What do Germans drink?", "In Germany people drink beer."),
         ("What is the US rate?", "In the United States the rate is 4 percent."),
         ("Who works in Hannover?", "In Hanover the sales team works."),
@@ -54,6 +62,10 @@ def test_the_same_is_recognised_in_other_words(question: str, sentence: str) -> 
     [
         ("What is the fee in 2025?", "The fee was 40 euros in 2024.", ()),
         ("What is the fee in 2021?", "Since 2022 the fee is 40 euros.", ()),
+        ("What is the fee in 2023?", "Since 1 April 2024 the fee is 40 euros.", ()),
+        ("Was kostet die Karte 2024?", "Ab dem 01.07.2025 kostet die Karte 40 Euro.", ()),
+        ("Was kostet die Karte am 2. Oktober?", "Bis zum 30. September kostet die Karte 40 Euro.", ()),
+        ("Was kostet die Karte am 15.10.2025?", "Vom 01.07.2025 bis 30.09.2025 kostet die Karte 40 Euro.", ()),
         ("What is the fee in 2026?", "The fee is 40 euros.", ("Prices 2025",)),
         ("What is the fee in 2026?", "The fee is 40 euros in 2025.", ("Prices 2026",)),
         ("What is the fee on 15 May?", "From 1 March to 30 April the fee is 40 euros.", ()),
@@ -61,6 +73,7 @@ def test_the_same_is_recognised_in_other_words(question: str, sentence: str) -> 
         ("Who answers at noon?", "Between 22:00 and 6:00 the guard answers.", ()),
         ("What changed in version 3.5?", "Versions 3.0 to 3.4 changed the format.", ()),
         ("When is Pelican 8.0 out?", "It is out in May.", ("Pelican 7 release notes",)),
+        ("When is Pelican 8.0 out?", "Answers from version 2 have a header.", ()),
         ("What is the rate of tier B?", "Tiers A and C pay 40 euros.", ()),
         ("What is the rate of tier B?", "Tier: C; Rate: 40 euros", ()),
         ("How long is the third break?", "The second break is ten minutes long.", ()),
@@ -101,10 +114,10 @@ def test_what_the_passage_lacks_is_named() -> None:
 
 
 def test_a_value_that_comes_later_is_lacking() -> None:
-    passage = Facts.of("The fee is 40 euros. In 2026 it rains.")
     question, sentence = Question("What is the fee in 2026?"), Facts.of("The fee is 40 euros.")
-    assert check(question, sentence, (), passage.until(20)).lacking == ("2026",)
-    assert check(question, sentence, (), passage).lacking == ()
+    passage = Background(question, Facts.of("The fee is 40 euros. In 2026 it rains."))
+    assert check(question, sentence, (), passage, 20).lacking == ("2026",)
+    assert check(question, sentence, (), passage, 38).lacking == ()
 
 
 @pytest.mark.parametrize(
@@ -140,3 +153,20 @@ def test_time_grows_no_faster_than_the_text(piece: str) -> None:
 
     # Eight times the text takes about eight times as long; quadratic work would take sixty-four times.
     assert seconds(8_000) < 24 * max(seconds(1_000), 0.0005)
+
+
+def test_many_names_that_begin_alike_cost_no_more_than_the_text() -> None:
+    names = [f"Ab{first}{second}x" for first in "cdefghijklmnop" for second in "cdefghijklmnop"]
+    question = Question("What do " + " ".join(f"Ab{letter}zy" for letter in "cdefghijklmnopqrstuvwxyz") + " say?")
+    sentence = Facts.of(f"{names[0]} says it.")
+
+    def seconds(copies: int) -> float:
+        background = Background(
+            question, Facts.of(" ".join(name * 2 + str(copy) for copy in range(copies) for name in names))
+        )
+        began = time.process_time()
+        for end in range(100):
+            check(question, sentence, (), background, end)
+        return time.process_time() - began
+
+    assert seconds(16) < 24 * max(seconds(2), 0.0005)

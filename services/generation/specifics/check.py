@@ -7,8 +7,11 @@ everything else agrees; so it is decided here, by reading both texts, and a sent
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from services.corpus.terms import analyze
 from services.generation.specifics import words
@@ -40,12 +43,43 @@ class Finding:
     far_names: int = 0
 
 
-def check(question: Question, own: Facts, around: Sequence[Facts], passage: Facts) -> Finding:
+class Background:
+    """A passage, from the sight of one question: what it says, and from where on. Read once for all of its sentences."""
+
+    def __init__(self, question: Question, facts: Facts) -> None:
+        self.facts = facts
+        self._question = question
+        self._since: dict[Span, float] = {}
+
+    def has(self, value: Span, end: int) -> bool:
+        """Whether ``value`` stands before ``end``."""
+        if value not in self._since:
+            self._since[value] = self._find(value)
+        return self._since[value] <= end
+
+    @cached_property
+    def lacking_names(self) -> list[str]:
+        """The names of the question that the passage does not have."""
+        return [
+            self._question.text[group[0].start : group[-1].end]
+            for group in self._question.name_groups
+            if not any(has_name(self.facts, name) for name in group) and not has_initials(self.facts, group)
+        ]
+
+    def _find(self, value: Span) -> float:
+        """The least offset up to which the passage must be read to find ``value``; infinite if it is not there."""
+        if relation(value, self.facts) is not Relation.SAME:
+            return math.inf
+        ends = range(self.facts.length + 1)
+        return bisect_left(ends, True, key=lambda end: relation(value, self.facts.until(end)) is Relation.SAME)
+
+
+def check(question: Question, own: Facts, around: Sequence[Facts], background: Background, end: int) -> Finding:
     """Hold a sentence against ``question``.
 
     ``own`` are the facts of the sentence as it is shown; ``around`` those of what stands above it (the sentence before,
-    headings, title), the nearest first; ``passage`` those of its passage up to the sentence's end, because what a text
-    names only later, the sentence does not mean.
+    headings, title), the nearest first; ``background`` is its passage, in which it ends at ``end``: what a text says
+    only later, the sentence does not mean.
     """
     lacking: list[str] = []
     far = 0
@@ -55,17 +89,12 @@ def check(question: Question, own: Facts, around: Sequence[Facts], passage: Fact
             return Finding(f"another {value.kind[0]} than {question.words_of(value)}")
         if found is Relation.NOTHING and value.kind[0] in _MAY_LACK:
             far += 1
-            if relation(value, passage) is not Relation.SAME:
+            if not background.has(value, end):
                 lacking.append(question.words_of(value))
-    if neighbour := _neighbour(question, own, around, passage):
+    if neighbour := _neighbour(question, own, around, background.facts):
         return Finding(neighbour)
     far_names = sum(not any(has_name(facts, name) for facts in (own, *around)) for name in question.names)
-    whole = passage.until(passage.length)
-    lacking += (
-        question.text[group[0].start : group[-1].end]
-        for group in question.name_groups
-        if not any(has_name(whole, name) for name in group) and not has_initials(whole, group)
-    )
+    lacking += background.lacking_names
     return Finding("", tuple(dict.fromkeys(lacking)), far, far_names)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from services.corpus.terms import analyze
 from services.generation.specifics import words
 from services.generation.specifics.facts import Facts, carries_meaning, plain
 from services.generation.specifics.tokens import Token, stem
 
+_MOST_WORDS = 64  # of a question that are looked at
+_MOST_ALIKE = 64  # words with the same beginning that are compared with a name
 _SHORTEST_ALIKE = 4
 _SHORTEST_MISSPELT = 6
 _SHARED = 0.7
@@ -22,7 +24,7 @@ def has_name(facts: Facts, name: Token) -> bool:
     word = plain(name.lower)
     if facts.has_word(word):
         return True
-    if any(_alike(word, other) for other in facts.words_like(word)):
+    if any(_alike(word, other) for other in islice(facts.words_like(word), _MOST_ALIKE)):
         return True
     if word in words.FORMS and any(facts.has_word(form) for form in words.FORMS_OF[words.FORMS[word]]):
         return True
@@ -67,7 +69,7 @@ def substituted(
     "In its place" means beside the same word: the Berlin office for the Munich office, Tier Basic for Tier Pro. A word
     that is no name counts if the passage has it beside that word elsewhere: it speaks of both.
     """
-    for index, token in enumerate(asked.tokens):
+    for index, token in enumerate(asked.tokens[:_MOST_WORDS]):
         if not index or not carries_meaning(token) or token.kind is not None or token.lower in words.UNITS:
             continue
         if token.lower in words.LABEL_HEADS or has_name(own, token):

@@ -8,10 +8,10 @@ from itertools import pairwise
 
 from services.generation.specifics import words
 from services.generation.specifics.facts import Facts
-from services.generation.specifics.tokens import Token
+from services.generation.specifics.tokens import WEEKDAY, Token
 from services.generation.specifics.values import Span
 
-_MOST = 32  # values and names that are looked at; the time that a check takes grows with them
+_MOST = 12  # values and names that are looked at; the time that a check takes grows with them
 _FEW = 4
 _ASKING = words.listed("""who whom whose what which when where why how wer wen wem wessen was welche welcher welches welchen welchem wann wo
     woher wohin warum weshalb wieso wozu wie""")
@@ -39,7 +39,7 @@ class Question:
         german = sum(word in words.GERMAN_MARKS for word in lowers)
         self.german = german > 1 or not set("äöüß").isdisjoint(text.lower())
         values = (span for spans in self.facts.spans.values() for span in spans)
-        self.values = [_point(span) for span in values if not self._is_vague(span)][:_MOST]
+        self.values = [_point(span) for span in values if not self._is_vague(span) and not self._is_asked(span)][:_MOST]
         self.asks_time = not {"when", "wann", "since", "date", "datum"}.isdisjoint(lowers) or any(
             one in _SELECTING and other in _TIMES for one, other in pairs
         )
@@ -88,6 +88,10 @@ class Question:
         ):
             return False
         return self.text[span.start : span.end].isalpha()
+
+    def _is_asked(self, span: Span) -> bool:
+        """Whether a span is the word for what is asked for: "on which weekday"."""
+        return span.kind == WEEKDAY and self.text[span.start : span.end].lower() in ("weekday", "workday", "day")
 
 
 def _point(span: Span) -> Span:

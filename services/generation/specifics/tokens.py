@@ -26,7 +26,7 @@ _NUMBER = r"\d{1,3}(?:[.,’'\u00a0\u202f]\d{3}){1,4}(?![.,]?\d)|\d{1,15}(?:[.,]
 _TOKEN = re.compile(
     rf"""(?P<iso>\b(?:19|20)\d\d-\d\d-\d\d\b)
     | (?P<german>\b\d{{1,2}}\.[ ]?\d{{1,2}}\.[ ]?(?:19|20)\d\d\b
-        | (?<=\b(?:am|ab)\ )\d{{1,2}}\.[ ]?\d{{1,2}}\. | (?<=\b(?:vom|bis|zum|dem)\ )\d{{1,2}}\.[ ]?\d{{1,2}}\.)
+        | (?<=\b(?:am|ab)\ )\d{{1,2}}\.[ ]?\d{{1,2}}\. | (?<=\b(?:vom|bis|zum|dem|den)\ )\d{{1,2}}\.[ ]?\d{{1,2}}\.)
     | (?P<clock>\b(?P<ch>[01]?\d|2[0-4])(?::(?P<cm>[0-5]\d)(?!:?\d)(?:[ ]?(?P<cap>[ap]\.?m\b\.?|uhr\b|h\b))?
         | \.(?P<dm>[0-5]\d)[ ]?(?P<dap>[ap]\.?m\b\.?|uhr\b)))
     | (?P<hour>\b(?P<hh>[01]?\d|2[0-4])[ ]?(?P<hap>[ap]\.?m\b\.?|uhr\b|o['’]clock\b))
@@ -156,7 +156,7 @@ def _minutes(hour: int, minute: int, half: str | None) -> float:
 
 def read_number(text: str) -> float:
     """The number that ``text`` writes in the English or German way: 1,000 and 1.000 are a thousand, 2,5 is 2.5."""
-    text = re.sub(r"[ ’']", "", text)
+    text = re.sub(r"[\s’']", "", text)
     if re.fullmatch(r"\d{1,3}(?:[.,]\d{3})+", text):
         return float(re.sub(r"[.,]", "", text))
     return float(text.replace(",", "."))

@@ -72,6 +72,8 @@ _ONWARDS = words.listed(
     "onwards onward later newer higher above upwards more older longer neuer höher später mehr aufwärts länger an"
 )
 _DOWNWARDS = words.listed("earlier lower less fewer below older früher weniger niedriger")
+_ARTICLES = frozenset(["dem", "den", "zum", "der", "the"])
+_LONGEST_DATE = 5  # tokens before a year
 _COMPARED = {
     "more": "over", "mehr": "over", "longer": "over", "länger": "over", "less": "under", "fewer": "under",
     "weniger": "under", "later": "until", "später": "until",
@@ -107,7 +109,7 @@ class _Reader(Neighbours):
             if token.start in self._far_ends:
                 continue
             if token.group in ("iso", "german"):
-                yield from self._date(token)
+                yield from self._date(index)
             elif token.kind is not None:
                 yield self._spanned(token.kind, index)
             elif token.group == "number":
@@ -148,7 +150,10 @@ class _Reader(Neighbours):
             return ranged
         low, high = token.value, token.value
         before, onwards = self._bound_before(index), self._bound_behind(behind)
-        opens = before in ("from", "von") and onwards == 0 and kind in (YEAR, VERSION)
+        opens = before in ("from", "von") and onwards == 0 and kind == YEAR
+        dated = kind in (MONTH, DAY) and self._has_year(behind)
+        if dated and (before in _FROM | _ABOVE | _UNTIL | _BELOW):
+            return Span(kind, -math.inf, math.inf, token.start, token.end)  # in one of the years any
         if before in _FROM or onwards > 0 or opens:
             high = _infinite(low)
         elif before in _UNTIL or onwards < 0:
@@ -172,10 +177,17 @@ class _Reader(Neighbours):
             behind += 1
         return behind
 
+    def _has_year(self, at: int) -> bool:
+        """Whether a year stands at ``at``, behind the rest of a date."""
+        while self.word(at) in (".", ",", "of") or self.word(at) in words.MONTHS:
+            at += 1
+        token = self.at(at)
+        return token is not None and token.kind == YEAR
+
     def _range(self, kind: Kind, index: int, behind: int) -> Span | None:
         """The range that the value at ``index`` begins, if a second value follows: "3 to 5", "2023/24"."""
         joint, token = self.at(behind), self.tokens[index]
-        if joint is None or not (joint.group == "dash" or joint.lower in RANGE_WORDS or joint.lower == "/"):
+        if joint is None or not (_joins(joint) or joint.lower == "/"):
             return None
         if joint.lower in ("and", "und") and self.word(index - 1) not in ("between", "zwischen"):
             return None
@@ -195,9 +207,22 @@ class _Reader(Neighbours):
             kind = ("number", *self._unit(at))
         return Span(kind, token.value, value, token.start, far.end)
 
+    def _before_date(self, at: int) -> int:
+        """Where what stands before a date in words is: "since" in "since 1 April 2024"."""
+        for _ in range(_LONGEST_DATE):
+            token = self.at(at)
+            if token is None or not (token.kind in (MONTH, DAY) or token.lower in (".", ",", "of")):
+                break
+            at -= 1
+        return at
+
     def _bound_before(self, index: int) -> str:
         """The word before the value at ``index`` that bounds it, in the shape that the sets of such words have."""
         at = index - 1
+        if self.tokens[index].kind in (YEAR, MONTH, DAY):
+            at = self._before_date(at)
+        if self.word(at) in _ARTICLES:
+            at -= 1
         if self.word(at) in VERSION_HEADS or self.word(at) in words.LABEL_HEADS or self.word(at) in words.UNITS:
             at -= 1
         word, earlier = self.word(at), self.word(at - 1)
@@ -221,11 +246,25 @@ class _Reader(Neighbours):
 
     # --- dates and labels -------------------------------------------------------------------------------------------
 
-    def _date(self, token: Token) -> Iterator[Span]:
-        year, month, day = _date_parts(token)
-        for kind, value in ((YEAR, year), (MONTH, month), (DAY, 100 * month + day if month and day else 0)):
-            if value:
-                yield Span(kind, float(value), float(value), token.start, token.end)
+    def _date(self, index: int) -> Iterator[Span]:
+        """The year, month and day of a date in numbers, or of the range that it begins."""
+        token, far = self.tokens[index], self.at(index + 2)
+        first = last = _date_parts(token)
+        end = token.end
+        joint = self.at(index + 1)
+        if far is not None and joint is not None and far.group in ("iso", "german") and _joins(joint):
+            last, end = _date_parts(far), far.end
+            self._far_ends.add(far.start)
+        before = self._bound_before(index)
+        since, until = before in _FROM | _ABOVE | {"from", "von"}, before in _UNTIL | _BELOW
+        for kind, low, high in zip((YEAR, MONTH, DAY), first, last, strict=True):
+            if not low or not high:
+                continue
+            if kind != YEAR and (since or until or (first is not last and first[0] != last[0])):
+                yield Span(kind, -math.inf, math.inf, token.start, end)  # in one of the years any
+                continue
+            bounds = (-math.inf if until and last is first else low, math.inf if since and last is first else high)
+            yield Span(kind, *bounds, token.start, end)
 
     def _labels(self) -> Iterator[Span]:
         found = self.tokens
@@ -281,13 +320,19 @@ def _far_value(kind: Kind, token: Token, far: Token) -> Value | None:
     return None
 
 
-def _date_parts(token: Token) -> tuple[int, int, int]:
+def _joins(joint: Token) -> bool:
+    return joint.group == "dash" or joint.lower in RANGE_WORDS
+
+
+def _date_parts(token: Token) -> tuple[float, float, float]:
+    """Year, month, and a day with its month (512 is 12 May); 0 for what is not said, or cannot be."""
     parts = [int(part) for part in re.findall(r"\d+", token.text)]
     if token.group == "iso":
         year, month, day = parts
     else:
         day, month, year = (*parts, 0)[:3]
-    return year, month if 1 <= month <= 12 else 0, day if 1 <= day <= 31 else 0
+    month = month if 1 <= month <= 12 else 0
+    return float(year), float(month), float(100 * month + day if month and 1 <= day <= 31 else 0)
 
 
 def _may_head(head: Token) -> bool:
