@@ -21,6 +21,12 @@ def read(text: str) -> set[tuple[str, object, object]]:
     [
         # years
         ("the policy of 2025", ("year", 2025, 2025)),
+        ("under the 2025 policy", ("year", 2025, 2025)),
+        ("under 2025 rules", ("year", 2025, 2025)),
+        ("since the 2025 policy", ("year", 2025, 2025)),
+        ("since 1 April 2024", ("year", 2024, math.inf)),
+        ("ab dem 01.07.2025", ("year", 2025, math.inf)),
+        ("bis zum 30. September", ("day", -math.inf, 930)),
         ("since 2023 it holds", ("year", 2023, math.inf)),
         ("seit 2023 gilt das", ("year", 2023, math.inf)),
         ("until 2023 it held", ("year", -math.inf, 2023)),

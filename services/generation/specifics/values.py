@@ -66,13 +66,14 @@ def _extends(version: Value, asked: Value) -> bool:
 
 _FROM = words.listed("since starting ab seit mindestens")
 _ABOVE = words.listed("above over exceeding über after nach beyond")
+_OF_AMOUNTS = words.listed("above over exceeding über beyond below under unter")
 _UNTIL = words.listed("until till through bis höchstens maximal")
 _BELOW = words.listed("below under unter before vor")
 _ONWARDS = words.listed(
     "onwards onward later newer higher above upwards more older longer neuer höher später mehr aufwärts länger an"
 )
 _DOWNWARDS = words.listed("earlier lower less fewer below older früher weniger niedriger")
-_ARTICLES = frozenset(["dem", "den", "zum", "der", "the"])
+_ARTICLES = frozenset(["dem", "den", "zum"])
 _LONGEST_DATE = 5  # tokens before a year
 _COMPARED = {
     "more": "over", "mehr": "over", "longer": "over", "länger": "over", "less": "under", "fewer": "under",
@@ -228,6 +229,8 @@ class _Reader(Neighbours):
         word, earlier = self.word(at), self.word(at - 1)
         if word in ("than", "als"):
             return _COMPARED.get(earlier, "")
+        if word in _OF_AMOUNTS and self.tokens[index].kind is not None:
+            return ""  # "under the 2025 policy", "over Christmas 2025"
         return _PHRASES.get((earlier, word), word)
 
     def _bound_behind(self, at: int) -> int:
