@@ -205,6 +205,7 @@ async def test_a_process_sends_its_spans_over_http(monkeypatch: pytest.MonkeyPat
     assert (received.services, received.paths) == (["groundwire-query"], ["/v1/traces"])
 
 
+PATIENCE = 6.0  # seconds that a finding is waited for, all tries of the exporter included
 _REFUSAL = pb.ExportTraceServiceResponse(
     partial_success=pb.ExportTracePartialSuccess(rejected_spans=1, error_message="no room")
 )
@@ -236,13 +237,13 @@ def test_grpc_sent_to_a_port_of_http_is_a_failure() -> None:
 
 async def test_http_sent_to_a_port_of_grpc_is_a_failure(grpc_collector: Received) -> None:
     collector = Collector(Protocol.HTTP, f"http://127.0.0.1:{grpc_collector.port}/v1/traces")
-    assert await asyncio.to_thread(try_export, collector, 2.0) == "no answer in HTTP"
+    assert await asyncio.to_thread(try_export, collector, PATIENCE) == "no answer in HTTP"
     assert grpc_collector.services == []
 
 
 @pytest.mark.parametrize("protocol", Protocol)
 def test_a_collector_that_is_not_there_is_a_failure(protocol: Protocol, capfd: pytest.CaptureFixture[str]) -> None:
-    problem = try_export(Collector(protocol, "http://127.0.0.1:1/v1/traces"), timeout=2.0)
+    problem = try_export(Collector(protocol, "http://127.0.0.1:1/v1/traces"), timeout=PATIENCE)
     assert problem is not None
     assert "Connection refused" in problem
     # What the libraries log stands in the finding, and nowhere else.
