@@ -66,9 +66,13 @@ def steps_aside(draft: Draft) -> bool:
     return draft.abstained or draft.answer.startswith("The given sources do not answer this for ")
 
 
-async def pairs(endpoint: ExtractiveEndpoint, file: Path) -> dict[str, Any]:
-    """How many questions of the pairs in a file are answered, and how many of those beside them declined."""
-    entries = tomllib.loads(file.read_text(encoding="utf-8"))["pairs"]
+def pairs_of(file: Path) -> list[dict[str, Any]]:
+    """The pairs in a file."""
+    return list(tomllib.loads(file.read_text(encoding="utf-8"))["pairs"])
+
+
+async def pairs(endpoint: ExtractiveEndpoint, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many questions of the pairs are answered, and how many of those beside them declined."""
     asked = right = declined = 0
     for entry in entries:
         passages = [Passage(entry["id"], entry.get("title", ""), entry["text"], 0.9)]
@@ -143,7 +147,7 @@ async def measure(collections: Sequence[str]) -> dict[str, Any]:
     encoder = await OnnxCrossEncoder.load()
     try:
         endpoint = ExtractiveEndpoint(encoder, budget=None)
-        figures = {file.stem: await pairs(endpoint, file) for file in sorted(PAIRS.glob("*.toml"))}
+        figures = {name: await pairs(endpoint, pairs_of(PAIRS / f"{name}.toml")) for name in ("neighbours", "harder")}
         for name in collections:
             if (DATA / name).is_dir():
                 figures[name] = await xquad(endpoint, DATA / name)

@@ -38,8 +38,20 @@ FilterOption = Annotated[
     ),
 ]
 TopKOption = Annotated[int | None, typer.Option("--top-k", "-k", min=1, max=100, help="How many passages to use.")]
+
+
+def directory(text: str) -> Path:
+    """The path that an option gives: an empty one, as an unset variable leaves it, would be the current directory."""
+    if not text:
+        raise typer.BadParameter("is empty; it must be the path of a directory")
+    return Path(text)
+
+
 DataDirOption = Annotated[
-    Path | None, typer.Option("--data-dir", metavar="DIR", help="Where everything durable is kept; default: settings.")
+    Path | None,
+    typer.Option(
+        "--data-dir", metavar="DIR", parser=directory, help="Where everything durable is kept; default: settings."
+    ),
 ]
 TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait.")]
 PortBaseOption = Annotated[

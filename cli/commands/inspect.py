@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import OutputOption, PortBaseOption, globals_of
+from cli.options import OutputOption, PortBaseOption, directory, globals_of
 from cli.output import Format, Screen
 
 
@@ -21,7 +21,8 @@ def status(
     ] = None,
     port_base: PortBaseOption = None,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", metavar="DIR", help="The data directory whose store to ask.")
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", parser=directory, help="The data directory whose store to ask."),
     ] = None,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait for each answer.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import OutputOption, PortBaseOption, globals_of
+from cli.options import OutputOption, PortBaseOption, directory, globals_of
 from cli.output import Format, Screen
 
 InsecureOption = Annotated[
@@ -66,7 +66,8 @@ def up(
     context: typer.Context,
     processes: Annotated[bool, typer.Option("--processes", help="Give each service a process of its own.")] = False,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", metavar="DIR", help="Where everything durable is kept.")
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", parser=directory, help="Where everything durable is kept."),
     ] = None,
     port_base: PortBaseOption = None,
     insecure: InsecureOption = False,

@@ -37,6 +37,9 @@ def token(
     from cli.token import mint  # noqa: PLC0415 - the token library is only needed now
     from services.runtime.settings import Settings  # noqa: PLC0415
 
+    if subject == "":
+        # What an unset variable leaves: the developer's token, with all roles, is asked for by leaving the option out.
+        raise typer.BadParameter("is empty; it must name the user", param_hint="--subject")
     settings = globals_of(context).load(Settings)
     developer = settings.development
     # The developer's own roles and groups go with their name alone.

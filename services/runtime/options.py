@@ -26,6 +26,7 @@ from services.runtime.addresses import address_problem
 from services.security.claim_paths import parse_claim_path
 
 _ROLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+:\-]{0,127}")
+_MIN_SECRET = 32  # that of services.security.keysets, which would import cryptography into every command
 _PERMISSION = re.compile(r"[a-z][a-z_]*:(?:[a-z][a-z_]*|\*)")
 
 
@@ -241,6 +242,13 @@ class IssuerOptions(Options):
             if not _ROLE.fullmatch(role):
                 raise ValueError(f"{role!r} cannot name a role")
         return roles
+
+    @field_validator("secret")
+    @classmethod
+    def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < _MIN_SECRET:
+            raise ValueError(f"must have at least {_MIN_SECRET} bytes (RFC 7518 §3.2)")
+        return value
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:

@@ -55,6 +55,8 @@ def _marker(name: str, written: str, shown: str, words: str = "", **more: Any) -
 
 
 _ENDS = (
+    Shape("length-then-stop", '`finish_reason: "length"`, then `"stop"`', delta("The fee is 42 euros [1]. It is due", "length") + STOP + DONE,
+          answer="The fee is 42 euros [1].", warnings=("ANSWER_CUT_OFF",)),
     Shape("stop", '`finish_reason: "stop"`, then `[DONE]`', told(ANSWER)),
     Shape("no-done", '`finish_reason: "stop"`, without `[DONE]`', deltas(ANSWER) + STOP),
     Shape("stop-with-text", "`finish_reason` in the chunk of the last words", delta(ANSWER, "stop") + DONE),
@@ -363,6 +365,7 @@ _MARKERS = (
 
 _USAGE = (
     Shape("counted", "`usage` with both counts", told(ANSWER), usage=(100, 20)),
+    Shape("huge", "`usage` beyond all numbers", deltas(ANSWER) + STOP + usage({"prompt_tokens": 10**400, "completion_tokens": 7}), usage=(0, 7)),
     Shape("floats", "`usage` in floats", deltas(ANSWER) + STOP + usage({"prompt_tokens": 11.0, "completion_tokens": 7.0}), usage=(11, 7)),
     Shape("strings", "`usage` in strings", deltas(ANSWER) + STOP + usage({"prompt_tokens": "11", "completion_tokens": "7"}), usage=(11, 7)),
     Shape("other-names", "`input_tokens`, `output_tokens`", deltas(ANSWER) + STOP + usage({"input_tokens": 11, "output_tokens": 7}), usage=(11, 7)),

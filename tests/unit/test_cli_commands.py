@@ -986,3 +986,18 @@ def _plain_console(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("up", "--data-dir", ""), "--data-dir: is empty"),
+        (("status", "--data-dir", ""), "--data-dir: is empty"),
+        (("keys", "list", "--data-dir", ""), "--data-dir: is empty"),
+        (("token", "--subject", ""), "--subject: is empty"),
+    ],
+)
+async def test_what_an_unset_variable_leaves_is_refused(command: tuple[str, ...], said: str) -> None:
+    ended = await run(*command, environment={})
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err.replace("'", "").replace("Invalid value for ", "")

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr, ValidationError
 
 from services.corpus.errors import Unauthenticated
 from services.runtime.authentication import TokenAuthentication
-from services.runtime.options import AuthenticationOptions
+from services.runtime.options import AuthenticationOptions, IssuerOptions
 from services.runtime.settings import Settings
+from services.security.keysets import MIN_SECRET
 from services.security.mesh_tokens import MeshTokens
 from services.security.refusal import Explanation, Refusal, Signature
 from tests.support.ordinary_issuers import (
@@ -131,3 +133,10 @@ async def test_with_the_defaults_of_an_issuer_its_token_is_refused_for_its_type(
         await gate.close()
     assert [each.reason for each in told] == [Refusal.TYPE]
     assert "`token_types`" in told[0].words
+
+
+def test_a_secret_that_could_be_guessed_is_refused_with_the_settings() -> None:
+    with pytest.raises(ValidationError, match="must have at least 32 bytes") as refused:
+        IssuerOptions(name="a", algorithm="HS256", secret=SecretStr("short"))
+    assert "'short'" not in str(refused.value)
+    assert IssuerOptions(name="a", algorithm="HS256", secret=SecretStr("x" * MIN_SECRET)).secret is not None

@@ -8,7 +8,6 @@ completion) and ``text`` (the older completions), and content may be a list of p
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -109,6 +108,8 @@ def read_chunk(document: Mapping[str, Any], event: str = "") -> Chunk:
     if error is not None:
         return Chunk(error=error)
     choice = _choice(document)
+    if choice.get("error"):
+        return Chunk(error=_error(choice, event))
     delta, message = (_object(choice.get(key)) for key in ("delta", "message"))
     text, thought, refused = _content(delta.get("content"))
     whole = False
@@ -194,9 +195,9 @@ def _count(value: object) -> int | None:
     """A count of tokens, in whatever type; None for what is none, 0 included: no completion costs nothing."""
     if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return int(value) if 1 <= value <= _MOST_TOKENS else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= _MOST_TOKENS:
+        return None  # not a number is in no range
+    return int(value)
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

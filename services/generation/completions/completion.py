@@ -153,7 +153,9 @@ class Completion:
             text = ""
         if text.strip() and self._finish is not None:
             self._finish, self._contradicted = None, True
-        self._finish = chunk.finish or self._finish
+        # Some gateways end with "stop" what a model's server ended with "length": nothing makes a cut answer whole.
+        if chunk.finish is not Finish.COMPLETE or self._finish not in (Finish.LENGTH, Finish.FILTERED):
+            self._finish = chunk.finish or self._finish
         if not text:
             return ""
         self._raw.append(text)
