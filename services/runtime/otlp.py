@@ -197,11 +197,14 @@ def _complaints() -> Iterator[list[str]]:
 
     logger, handler = logging.getLogger(_LIBRARY), Collect(logging.WARNING)
     propagates, logger.propagate = logger.propagate, False
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # whatever the settings say of logs: the first complaint says most
     logger.addHandler(handler)
     try:
         yield found
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
         logger.propagate = propagates
 
 

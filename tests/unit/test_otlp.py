@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
@@ -241,6 +242,17 @@ async def test_http_sent_to_a_port_of_grpc_is_a_failure(grpc_collector: Received
     assert grpc_collector.services == []
 
 
+@pytest.fixture
+def quiet_log() -> Iterator[None]:
+    """A command's own log that shows errors alone."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    yield
+    root.setLevel(before)
+
+
+@pytest.mark.usefixtures("quiet_log")
 @pytest.mark.parametrize("protocol", Protocol)
 def test_a_collector_that_is_not_there_is_a_failure(protocol: Protocol, capfd: pytest.CaptureFixture[str]) -> None:
     problem = try_export(Collector(protocol, "http://127.0.0.1:1/v1/traces"), timeout=PATIENCE)
