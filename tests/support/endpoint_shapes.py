@@ -80,6 +80,18 @@ _ENDS = (
           + delta(" a month [1].") + STOP + DONE),
     _failing("stop-each-cut", '`finish_reason: "stop"` in every chunk, and the stream breaks off',
              delta("The fee is 42", "stop") + delta(" euros [1], if", "stop"), _BROKE),
+    Shape("length-then-stop", '`"length"`, and `"stop"` in a later chunk', deltas(_CUT) + delta(finish="length") + STOP + DONE,
+          warnings=("ANSWER_CUT_OFF",)),
+    Shape("filter-then-stop", '`"content_filter"`, and `"stop"` in a later chunk', deltas(_CUT) + delta(finish="content_filter")
+          + STOP + DONE, warnings=("ANSWER_FILTERED",)),
+    Shape("length-then-text", '`"length"`, more text behind it, and `"stop"`', delta(f"{ANSWER} It is", "length")
+          + delta(" due on the fir") + STOP + DONE, warnings=("ANSWER_CUT_OFF",)),
+    Shape("stop-then-length", '`"stop"`, and `"length"` in a later chunk', deltas(_CUT) + STOP + delta(finish="length") + DONE,
+          warnings=("ANSWER_CUT_OFF",)),
+    _failing("error-then-stop", '`"error"`, and `"stop"` in a later chunk', deltas(ANSWER) + delta(finish="error") + STOP + DONE,
+             "the endpoint reports by its finish_reason that it failed"),
+    Shape("unknown-each", "a word that is not known in every chunk, then `\"stop\"`", delta("The fee is 42 euros", "running")
+          + delta(" a month [1].", "running") + STOP + DONE),
     Shape("length", '`finish_reason: "length"`', told(_CUT, "length"), warnings=("ANSWER_CUT_OFF",)),
     Shape("length-list", '`"length"` in a list', told(f"- {ANSWER}\n- Notice is 90 days [1]\n- And if", "length"),
           answer=f"- {ANSWER}\n- Notice is 90 days [1]", warnings=("ANSWER_CUT_OFF",)),
@@ -125,6 +137,10 @@ _NOTHING = (
              f"{_ERROR} (code 400)"),
     _failing("error-type", '`{"type": "error", …}`', event({"type": "error", "error": {"type": "overloaded_error"}}),
              f"{_ERROR} (overloaded_error)"),
+    _failing("error-choice", '`{"choices": [{"error": {…}}]}`', deltas(ANSWER)
+             + event({"choices": [{"error": {"code": 502}, "delta": {}}]}) + STOP + DONE, f"{_ERROR} (code 502)"),
+    _failing("error-delta", '`{"choices": [{"delta": {"error": {…}}}]}`', deltas(ANSWER)
+             + event({"choices": [{"delta": {"error": {"code": 502}}}]}) + STOP + DONE, f"{_ERROR} (code 502)"),
     _failing("error-detail", '`{"detail": "…"}`', event({"detail": "Internal error"}) + DONE, _ERROR),
     _failing("error-message", '`{"message": "…"}` and no choices', event({"message": "model is loading"}), _ERROR),
     _failing("error-json", "an error as a body of JSON with status 200",
@@ -377,6 +393,8 @@ _USAGE = (
     Shape("negative", "negative counts, `true`, NaN, more than can be",
           deltas(ANSWER) + STOP + usage({"prompt_tokens": -5, "completion_tokens": True})
           + event(b'{"usage": {"prompt_tokens": NaN, "completion_tokens": 1e300}}'), usage=(0, 8), note="estimated"),
+    Shape("enormous", "integers of 400 and of 5,000 digits", deltas(ANSWER) + STOP + event(b'{"usage": {"prompt_tokens": 1%s}}' % (b"0" * 400))
+          + event(b'{"usage": {"completion_tokens": 1%s, "total_tokens": -1%s}}' % (b"0" * 5000, b"0" * 400)), usage=(0, 8), note="estimated"),
     Shape("half", "one count only", deltas(ANSWER) + STOP + usage({"prompt_tokens": None, "completion_tokens": 7}), usage=(0, 7),
           note="the other is estimated"),
     Shape("thoughts-estimated", "no `usage`, and thoughts", deltas(f"<think>{'x' * 3986}</think>\n\n{ANSWER}") + STOP, usage=(0, 1009),

@@ -8,7 +8,6 @@ completion) and ``text`` (the older completions), and content may be a list of p
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from services.generation.completions.ending import Finish, read_finish
 
 _MOST_TOKENS = 10_000_000  # what is above is no count
+_MOST_DIGITS = 18  # of an integer; Python refuses to read those of thousands of digits
 _ERROR_KEYS = ("errors", "detail", "msg", "error_message", "error_msg", "error_code")
 # Words that are safe to show: others might repeat the question or the key.
 _SAFE_WORDS = frozenset(
@@ -84,7 +84,7 @@ def read_objects(data: str) -> list[dict[str, Any]]:
     if not data.strip():
         return []
     try:
-        values = [json.loads(data)]
+        values = [_loads(data)]
     except (ValueError, RecursionError) as error:
         lines = [line for line in data.split("\n") if line.strip()]
         if len(lines) < 2:
@@ -95,10 +95,18 @@ def read_objects(data: str) -> list[dict[str, Any]]:
     return [value for value in values if value is not None]
 
 
+def _loads(data: str) -> Any:
+    return json.loads(data, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
+
+
 def is_object(data: str) -> bool:
     """Whether ``data`` is one whole JSON object."""
     try:
-        return isinstance(json.loads(data), dict)
+        return isinstance(_loads(data), dict)
     except (ValueError, RecursionError):
         return False
 
@@ -194,8 +202,9 @@ def _count(value: object) -> int | None:
     """A count of tokens, in whatever type; None for what is none, 0 included: no completion costs nothing."""
     if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    # NaN, infinity and integers of any size compare with the bounds, but not all of them convert.
     return int(value) if 1 <= value <= _MOST_TOKENS else None
 
 
@@ -203,7 +212,9 @@ def _count(value: object) -> int | None:
 
 
 def _error(document: Mapping[str, Any], event: str) -> str | None:
-    error = document.get("error")
+    choice = _choice(document)
+    places = (document, choice, _object(choice.get("delta")), _object(choice.get("message")))
+    error = next((place["error"] for place in places if place.get("error")), None)
     reported = (
         event.strip().casefold() == "error"
         or bool(error)

@@ -10,7 +10,7 @@ from services.corpus.coverage import Notice
 from services.corpus.errors import Unavailable
 from services.generation.completions.answer import AnswerFilter
 from services.generation.completions.chunks import Chunk, Unreadable, read_chunk, read_objects
-from services.generation.completions.ending import Finish, ends_whole, whole_sentences
+from services.generation.completions.ending import Finish, ends_whole, later_finish, whole_sentences
 from services.generation.completions.sse import Event
 from services.generation.completions.thinking import ThinkingFilter
 from services.generation.completions.wellformed import SurrogateJoiner
@@ -152,8 +152,10 @@ class Completion:
         if chunk.whole and self._repeats(text):
             text = ""
         if text.strip() and self._finish is not None:
-            self._finish, self._contradicted = None, True
-        self._finish = chunk.finish or self._finish
+            self._contradicted = True
+            if self._finish in (Finish.COMPLETE, Finish.UNKNOWN):
+                self._finish = None
+        self._finish = later_finish(self._finish, chunk.finish)
         if not text:
             return ""
         self._raw.append(text)
