@@ -150,6 +150,7 @@ _NOTHING = (
     _failing("not-json", "data that is no JSON", deltas(_CUT) + event(b"{not json"), _UNREADABLE),
     _failing("list", "data that is no object", event(b"[1, 2]"), _UNREADABLE),
     _failing("plain-error", "`Internal Server Error` in the middle of the stream", deltas(_CUT) + b"Internal Server Error", _BROKE),
+    _failing("many-objects", "an event of more than 5,000 objects", b"data: " + b"{}\ndata: " * 6_000 + b"\n\n", _UNREADABLE),
     _failing("huge", "an event above 1 MiB", b"data: " + b"x" * 1_100_000, _UNREADABLE),
 )  # fmt: skip
 
@@ -160,12 +161,23 @@ _FORMS = (
     Shape("parts-thinking", "a part of the type `thinking` before them", delta([{"type": "thinking", "thinking": THOUGHTS}, *_PARTS]) + STOP),
     Shape("parts-strings", "parts that are strings, or hold `text.value`",
           delta(["The fee is 42 euros", {"type": "text", "text": {"value": " a month [1]."}}]) + STOP),
+    Shape("parts-thought", 'a part with `"thought": true`', delta([{"type": "text", "text": THOUGHTS, "thought": True}, *_PARTS]) + STOP),
+    Shape("delta-thought", '`"thought": true` in `delta`, or in its `extra_content.google`', delta(THOUGHTS, thought=True)
+          + delta(THOUGHTS, extra_content={"google": {"thought": True}}) + told(ANSWER)),
     Shape("legacy", "`text`, as in the older completions",
           event({"choices": [{"text": ANSWER, "finish_reason": None}]}) + event({"choices": [{"text": "", "finish_reason": "stop"}]})),
     Shape("message", "`message` in place of `delta`", event({"choices": [{"message": {"content": "The fee is 42 euros"}}]})
           + event({"choices": [{"message": {"content": " a month [1]."}, "finish_reason": "stop"}]})),
     Shape("message-repeats", "a last chunk that repeats the whole `message`",
           deltas(ANSWER) + event({"choices": [{"delta": {}, "message": {"content": ANSWER}, "finish_reason": "stop"}]})),
+    Shape("message-grows", "`message` with all of the text so far in each chunk",
+          b"".join(event({"choices": [{"message": {"content": ANSWER[:end]}}]}) for end in (10, 20, 20, 32)) + STOP + DONE),
+    Shape("message-grows-thinking", "the same, thoughts included", b"".join(
+        event({"choices": [{"message": {"content": f"<think>{THOUGHTS}</think>\n\n{ANSWER}"[:end]}}]}) for end in (3, 20, 60, 99)) + STOP + DONE),
+    Shape("message-repeats-thinking", "a last `message` that repeats the text with its thoughts", delta(None, reasoning_content=THOUGHTS)
+          + deltas(ANSWER) + event({"choices": [{"message": {"content": f"<think>{THOUGHTS}</think>\n\n{ANSWER}"}, "finish_reason": "stop"}]})),
+    Shape("message-repeats-bare", "a last `message` that repeats the text without its thoughts", deltas(f"<think>{THOUGHTS * 9}</think>\n{ANSWER}")
+          + event({"choices": [{"message": {"content": ANSWER}, "finish_reason": "stop"}]})),
     Shape("json", "a body of JSON in place of a stream", Status(200, whole({"content": ANSWER}))),
     Shape("json-parts", "a body of JSON with parts", Status(200, whole({"content": _PARTS}))),
     Shape("json-text", "a body of JSON with `text`", Status(200, b'\n {"choices": [{"text": "%s", "finish_reason": "stop"}]}' % ANSWER.encode())),
@@ -181,6 +193,12 @@ _FORMS = (
     Shape("filters-first", "a first chunk with `prompt_filter_results`", event({"choices": [], "prompt_filter_results": [{}]}) + told(ANSWER)),
     Shape("second-choice", "a second choice that was not asked for",
           event({"choices": [{"index": 1, "delta": {"content": "Other. "}}, {"index": 0, "delta": {"content": ANSWER}}]}) + STOP),
+    Shape("index-string", '`index: "0"`', event({"choices": [{"index": "0", "delta": {"content": ANSWER}}]}) + STOP),
+    Shape("finish-beside", "`finish_reason` beside `choices: []`", deltas(_CUT) + event({"choices": [], "finish_reason": "length"}) + DONE,
+          warnings=("ANSWER_CUT_OFF",)),
+    Shape("sentinel-escaped", "`NO\\_ANSWER\\_IN\\_SOURCES`, the words that say that the sources have no answer", told(SENTINEL.replace("_", "\\_")), answer=""),
+    Shape("sentinel-blanks", "`NO ANSWER IN SOURCES`", told(f"**{SENTINEL.replace('_', ' ')}**."), answer=""),
+    Shape("sentinel-small", "`no_answer_in_sources`", told(SENTINEL.lower()), answer=""),
     Shape("sentinel", "the words that say that the sources have no answer", told(SENTINEL), answer=""),
     Shape("uncited", "an answer that cites nothing", told("The fee is 42 euros a month."), answer=""),
 )  # fmt: skip
@@ -312,6 +330,8 @@ _CHARACTERS = (
           answer="A \ufffd\ufffd fee [1]."),
     Shape("not-utf8", "bytes that are not UTF-8", event(b'{"choices":[{"delta":{"content":"A \xff fee [1]."}}]}') + STOP,
           answer="A \ufffd fee [1]."),
+    Shape("bom-in-text", "a byte order mark before the text", told(f"\ufeff{ANSWER}")),
+    Shape("bom-behind-thoughts", "a byte order mark behind thoughts", told(f"\ufeff<think>{THOUGHTS}</think>\n\ufeff{ANSWER}")),
     Shape("line-separator", "U+2028 in a text", told("A fee\u2028is due [1]."), answer="A fee\u2028is due [1]."),
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ import re
 
 from services.generation.completions.thinking_marks import (
     ANYWHERE,
+    BLANK,
     DETAILS_END,
     ENDS,
     HARMONY,
@@ -106,7 +107,7 @@ class ThinkingFilter:
 
     def _show(self, out: list[str], text: str) -> None:
         if self._fresh:
-            text = text.lstrip()
+            text = text[BLANK.match(text).end() :]  # type: ignore[union-attr] - it matches anywhere
             self._fresh = not text
         if text:
             out.append(text)
@@ -120,8 +121,7 @@ class ThinkingFilter:
     # Each of these reads at ``place`` and returns where to go on, or ~place where more text is needed for it.
 
     def _read_start(self, text: str, place: int, *, last: bool) -> int:
-        while place < len(text) and text[place].isspace():
-            place += 1
+        place = BLANK.match(text, place).end()  # type: ignore[union-attr] - it matches anywhere
         if place == len(text):
             return place
         for opening in OPENINGS:

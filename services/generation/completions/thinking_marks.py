@@ -94,6 +94,7 @@ TAG_BEGUN = re.compile(
     rf"|\[\s?/?[a-z]{{0,10}}\s?\]?|◁\s?/?\s?[a-z]{{0,10}}\s?)",
     _FLAGS,
 )
+BLANK = re.compile(r"[\s\ufeff]*")  # a byte order mark is none of the text
 MAY_MATTER = re.compile("[<＜&\\[◁`\n]")
 
 
