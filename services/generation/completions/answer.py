@@ -22,9 +22,9 @@ _LONGEST_SENTINEL = len(SENTINEL) + len(_SEPARATED) - 1
 def _begun(word: str) -> str:
     """A pattern of every beginning of ``word``, however its words are separated."""
     pattern = r"\Z"
-    for character in reversed(word):
+    for character in reversed(word[1:]):
         pattern = rf"(?:\Z|\\(?:\Z|_{pattern})|[_ -]{pattern})" if character == "_" else rf"(?:\Z|{character}{pattern})"
-    return word[0] + pattern.removeprefix(rf"(?:\Z|{word[0]}")[:-1]
+    return word[0] + pattern
 
 
 _SENTINEL_BEGUN = re.compile(_begun(SENTINEL), re.IGNORECASE)
