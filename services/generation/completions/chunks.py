@@ -165,7 +165,10 @@ def _choice(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_thought(source: Mapping[str, Any]) -> bool:
     """Whether text is marked as a thought beside it: Gemini, and gateways to it."""
-    return source.get("thought") is True or _object(_object(source.get("extra_content")).get("google")).get("thought") is True
+    return (
+        source.get("thought") is True
+        or _object(_object(source.get("extra_content")).get("google")).get("thought") is True
+    )
 
 
 def _content(value: object) -> tuple[str, int, bool]:

@@ -184,9 +184,9 @@ class Completion:
 
     def _repeats(self, text: str) -> bool:
         """Whether a message is the answer so far, with other thoughts before it or without any."""
-        self._compared += _MOST_CHARACTERS - self._most
         if self._compared > _MOST_COMPARED:
             return False
+        self._compared += _MOST_CHARACTERS - self._most
         ahead, whole = copy.copy(self._thinking), ThinkingFilter()
         # The end of the copy first: it may make void what was before.
         rest, said = ahead.finish(), whole.feed(text) + whole.finish()

@@ -42,6 +42,12 @@ from services.generation.completions.thinking_marks import (
     plain_name,
 )
 
+
+def _behind_blanks(text: str, place: int) -> int:
+    blanks = BLANK.match(text, place)
+    return blanks.end() if blanks else place
+
+
 # --- the filter -----------------------------------------------------------------------------------------------------
 
 
@@ -114,7 +120,7 @@ class ThinkingFilter:
 
     def _show(self, out: list[str], text: str) -> None:
         if self._fresh:
-            text = text[BLANK.match(text).end() :]  # type: ignore[union-attr] - it matches anywhere
+            text = text[_behind_blanks(text, 0) :]
             self._fresh = not text
         if text:
             out.append(text)
@@ -128,7 +134,7 @@ class ThinkingFilter:
     # Each of these reads at ``place`` and returns where to go on, or ~place where more text is needed for it.
 
     def _read_start(self, text: str, place: int, *, last: bool) -> int:
-        place = BLANK.match(text, place).end()  # type: ignore[union-attr] - it matches anywhere
+        place = _behind_blanks(text, place)
         if place == len(text):
             return place
         for opening in OPENINGS:

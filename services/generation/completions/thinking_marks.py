@@ -33,12 +33,16 @@ _THOUGHTS = (
 # Names that documents use as well: thoughts only where nothing was answered yet.
 _AT_START = "analysis rationale reason plan planning internal deliberation hidden critique"
 _WRAPPERS = "answer final_answer final output response solution conclusion"
-_TOKEN_NAMES = "think thinking thought thoughts reason reasoning reflection scratchpad".split()
+_TOKEN_NAMES = ["think", "thinking", "thought", "thoughts", "reason", "reasoning", "reflection", "scratchpad"]
 TOKENS_BEGIN = frozenset(
     [
         "inner_prefix",
         *(form.format(name) for name in _TOKEN_NAMES for form in ("{}", "{}_start", "{}_begin")),
-        *(form.format(name) for name in _TOKEN_NAMES for form in ("start_{}", "begin_{}", "start_of_{}", "begin_of_{}")),
+        *(
+            form.format(name)
+            for name in _TOKEN_NAMES
+            for form in ("start_{}", "begin_{}", "start_of_{}", "begin_of_{}")
+        ),
     ]
 )
 TOKENS_END = frozenset(
@@ -136,10 +140,10 @@ OPENINGS = (
     Opening("assistantfinal", re.compile(r"assistantfinal"), None),
     # The same behind a server that drops the first token alone, because it is part of the prompt
     *(
-        Opening(f"{channel}<|message|>", re.compile(rf"{channel}\s?<\|message\|>"), HARMONY_TOKEN)
+        Opening(f"{channel}<|message|>", re.compile(rf"{channel}<\|message\|>"), HARMONY_TOKEN)
         for channel in ("analysis", "commentary")
     ),
-    Opening("final<|message|>", re.compile(r"final\s?<\|message\|>"), None),
+    Opening("final<|message|>", re.compile(r"final<\|message\|>"), None),
     Opening("assistant<|channel|>", re.compile(r"assistant(?=<\|channel\|>)"), None),
     *(
         # Granite
