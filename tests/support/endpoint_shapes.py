@@ -173,6 +173,8 @@ _FORMS = (
         event({"choices": [{"message": {"content": f"<think>{THOUGHTS}</think>\n\n{ANSWER}"[:end]}}]}) for end in (3, 20, 60, 99)) + STOP + DONE),
     Shape("message-repeats-thinking", "a last `message` that repeats the text with its thoughts", delta(None, reasoning_content=THOUGHTS)
           + deltas(ANSWER) + event({"choices": [{"message": {"content": f"<think>{THOUGHTS}</think>\n\n{ANSWER}"}, "finish_reason": "stop"}]})),
+    Shape("message-ends-thinking", "a last `message` that goes on, with thoughts in front", event({"choices": [{"message": {"content": "The fee is"}}]})
+          + event({"choices": [{"message": {"content": f"<think>{THOUGHTS}</think>{ANSWER}"}, "finish_reason": "stop"}]})),
     Shape("message-repeats-bare", "a last `message` that repeats the text without its thoughts", deltas(f"<think>{THOUGHTS * 9}</think>\n{ANSWER}")
           + event({"choices": [{"message": {"content": ANSWER}, "finish_reason": "stop"}]})),
     Shape("json", "a body of JSON in place of a stream", Status(200, whole({"content": ANSWER}))),
@@ -234,6 +236,8 @@ _THINKING = (
     _thinking("gemma", "`<|channel>thought …<channel|>`, `<unused94>…<unused95>`", f"<|channel>thought\n{_T}<channel|>{_A}"),
     _thinking("harmony-tail", "harmony without its first token",
               f"analysis<|message|>{_T}<|end|><|start|>assistant<|channel|>final<|message|>{_A}<|return|>"),
+    _thinking("harmony-tail-commentary", "the same with `commentary to=…`", f"Commentary to=f <|constrain|>json<|message|>{_T}<|end|>"
+              f"<|start|>assistant<|channel|>final<|message|>{_A}"),
     _thinking("harmony-final", "harmony's last channel without its first token", f"final<|message|>{_A}<|return|>"),
     _thinking("harmony-role", "harmony's role without its token", f"assistant<|channel|>analysis<|message|>{_T}<|end|>"
               f"<|start|>assistant<|channel|>final<|message|>{_A}"),
@@ -250,6 +254,7 @@ _THINKING = (
               f"<|im_start|>think\n{_T}<|im_end|>\n<|im_start|>answer\n{_A}<|im_end|>"),
     _thinking("chatml-role", "`<|im_start|>assistant`", f"<|im_start|>assistant\n{_A}<|im_end|>"),
     _thinking("fenced-long", "a fenced block of four backticks", f"````thinking\n{_T}\n```\n{_T}\n````\n{_A}"),
+    _thinking("fenced-words", "a fenced block `Thinking process`, lines that end with CR LF", f"``` Thinking process\r\n{_T}\r\n```\r\n{_A}"),
     _thinking("fenced-tildes", "a fenced block of tildes", f"~~~thinking\n{_T}\n~~~\n{_A}"),
     _thinking("analysis-word", "a text that begins with `analysis`", "analysis of the fees [1] ends.", answer="analysis of the fees [1] ends.",
               note="it is text"),

@@ -180,18 +180,17 @@ class Completion:
             bare, begun = text.lstrip(), raw.strip()
             if begun and bare.startswith(begun):
                 return bare[len(begun) :].lstrip()
-        return "" if self._repeats(text) else text
+        return self._news_without_thoughts(text)
 
-    def _repeats(self, text: str) -> bool:
-        """Whether a message is the answer so far, with other thoughts before it or without any."""
+    def _news_without_thoughts(self, text: str) -> str:
+        """The same for a message that has other thoughts before the answer than what was written, or none."""
         if self._compared > _MOST_COMPARED:
-            return False
+            return text
         self._compared += _MOST_CHARACTERS - self._most
         ahead, whole = copy.copy(self._thinking), ThinkingFilter()
-        # The end of the copy first: it may make void what was before.
-        rest, said = ahead.finish(), whole.feed(text) + whole.finish()
-        before = "" if ahead.restarts != self._restarts else "".join(self._plain)
-        return bool(said.strip()) and (before + rest).strip() == said.strip()
+        rest, said = ahead.finish(), (whole.feed(text) + whole.finish()).strip()
+        before = (rest if ahead.restarts != self._restarts else "".join(self._plain) + rest).strip()
+        return said[len(before) :] if before and said.startswith(before) else text
 
     def _show(self, text: str) -> str:
         if self._thinking.restarts != self._restarts:

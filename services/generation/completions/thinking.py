@@ -147,7 +147,9 @@ class ThinkingFilter:
         beginning = text[place : place + 40].casefold()
         if not last and any(
             # One more than the literal: what follows "analysis", or a blank before a line's end, decides as well.
-            opening.literal.casefold().startswith(beginning.rstrip(" \t")) or beginning == opening.literal.casefold()
+            opening.literal.casefold().startswith(beginning.rstrip(" \t"))
+            or beginning == opening.literal.casefold()
+            or (opening.begun is not None and opening.begun.fullmatch(text, place))
             for opening in OPENINGS
         ):
             return ~place

@@ -23,7 +23,7 @@ _THOUGHTS = (
         "thinking thinks think thoughts thought antthinking reasoning reason_step think_fast think_faster thought_process "
         "thinking_process internal_thoughts ponder brainstorm brainstorming deep_think deep_thinking deep_thought "
         "deep_reasoning think_step thinking_step thought_step reasoning_step reasoning_process reasoning_scratchpad "
-        "thinking_scratchpad internal_reasoning internal_thinking inner_thinking my_thoughts"
+        "thinking_scratchpad reasoning_content thinking_content internal_reasoning internal_thinking inner_thinking my_thoughts"
     ),
     "reflection reflect",
     "scratch_pad",
@@ -121,11 +121,14 @@ class Opening(NamedTuple):
     literal: str
     begin: re.Pattern[str]
     end: re.Pattern[str] | None  # None: what was read is dropped, and thoughts do not begin
+    begun: re.Pattern[str] | None = None  # what may still become such a beginning, where it is not one word
 
 
 _ANSWER_BEGINS = re.compile(
     rf"(?:{THINKING_END.pattern})|\n\s{{0,4}}\*{{0,2}}(?:Final )?Answer\s?(?::\*{{0,2}}|\*\*\s?:)", _FLAGS
 )
+_FENCED = r"(?:thinking|think|thoughts?|reasoning|scratchpad)(?:[ _-]?process)?"
+_HEADER = r"(?:assistant)?(?:analysis|commentary)(?:[ \t][^<\n]{0,80})?(?:<\|constrain\|>[^<\n]{0,16})?"
 OPENINGS = (
     # gpt-oss behind a server that drops control tokens: "analysisWe need …assistantfinalThe fee …"
     *(
@@ -139,9 +142,11 @@ OPENINGS = (
     ),
     Opening("assistantfinal", re.compile(r"assistantfinal"), None),
     # The same behind a server that drops the first token alone, because it is part of the prompt
-    *(
-        Opening(f"{channel}<|message|>", re.compile(rf"{channel}<\|message\|>"), HARMONY_TOKEN)
-        for channel in ("analysis", "commentary")
+    Opening(
+        "analysis<|message|>",
+        re.compile(rf"{_HEADER}<\|message\|>", re.IGNORECASE),
+        HARMONY_TOKEN,
+        re.compile(rf"{_HEADER}<?(?:\|[a-z]{{0,9}}\|?)?", re.IGNORECASE),
     ),
     Opening("final<|message|>", re.compile(r"final<\|message\|>"), None),
     Opening("assistant<|channel|>", re.compile(r"assistant(?=<\|channel\|>)"), None),
@@ -160,8 +165,12 @@ OPENINGS = (
         for words in ("Thought", "Thinking", "Thinking process")
     ),
     *(
-        Opening(f"{fence}{name}\n", re.compile(rf"{fence}{name}[ \t]?\n", re.IGNORECASE), re.compile(rf"\n{fence}"))
+        Opening(
+            fence,
+            re.compile(rf"{fence}[ \t]?(?:{_FENCED})[ \t]?\r?\n", re.IGNORECASE),
+            re.compile(rf"\n{fence}"),
+            re.compile(r"[`~]{1,5}[ \t]?[a-z _-]{0,24}[ \t]?\r?", re.IGNORECASE),
+        )
         for fence in ("```", "````", "`````", "~~~", "~~~~")
-        for name in ("thinking", "think", "thought", "thoughts", "reasoning", "scratchpad")
     ),
 )
