@@ -23,6 +23,8 @@ _WORDS = [
     *("<|channel|>", "analysis", "final", "<|message|>", "<|end|>", "<|start|>", "assistant", "`", "```", "\\", "<", ">", "[", "]", "[["),
     *("&lt;think&gt;", "&lt;", "<answer>", "</answer>", "Here is my thought process:", "Here is my response:", SENTINEL, "NO_ANSWER", "Thought:", "\nFinal Answer:"),
     *("é", "\U0001f600", "\u2028", "arr[9]", "[2024]", "<sup>", "</sup>", '<source number="1">', "x" * 130, "<analysis>", "</analysis>"),
+    *("<|im_start|>", "<|im_end|>", "think", "answer", "~~~thinking\n", "\n~~~", "````think\n", "\n````", "<deep-think>", "</deep_think>", "commentary"),
+    *("\ufeff", SENTINEL.replace("_", " "), SENTINEL.replace("_", "\\_"), "NO ANSWER", "<|reasoning|>", "<|/reasoning|>", "assistantfinal", "A"),
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(_WORDS), max_size=24).map("".join)
 PLACES = st.lists(st.integers(0, 5000), max_size=8)

@@ -60,7 +60,7 @@ def markers(shown: str) -> list[str]:
 
     That is what stands behind a word ("a[9]", "a[[9]]"), and numbers of three digits and more.
     """
-    return re.findall(r"(?<![A-Za-z])(?<![A-Za-z]\[)\[\d{1,2}\]|(?<=[A-Za-z])\[[12]\]", shown)
+    return re.findall(r"(?<![A-Za-z])(?<![A-Za-z]\[)\[\d{1,2}\]|\[[12]\]", shown)
 
 
 def cut(text: Any, places: list[int]) -> list[Any]:

@@ -27,6 +27,7 @@ from tests.support.completions import (
     usage,
     whole,
 )
+from tests.support.endpoint_shapes_text import MARKERS, USAGE
 
 # --- the shapes -----------------------------------------------------------------------------------------------------
 
@@ -50,13 +51,7 @@ def _thinking(name: str, words: str, text: str, **more: Any) -> Shape:
     return Shape(name, words, told(text), **more)
 
 
-def _marker(name: str, written: str, shown: str, words: str = "", **more: Any) -> Shape:
-    return Shape(name, f"`{written}`{f' ({words})' if words else ''}", told(written), answer=shown, **more)
-
-
 _ENDS = (
-    Shape("length-then-stop", '`finish_reason: "length"`, then `"stop"`', delta("The fee is 42 euros [1]. It is due", "length") + STOP + DONE,
-          answer="The fee is 42 euros [1].", warnings=("ANSWER_CUT_OFF",)),
     Shape("stop", '`finish_reason: "stop"`, then `[DONE]`', told(ANSWER)),
     Shape("no-done", '`finish_reason: "stop"`, without `[DONE]`', deltas(ANSWER) + STOP),
     Shape("stop-with-text", "`finish_reason` in the chunk of the last words", delta(ANSWER, "stop") + DONE),
@@ -82,6 +77,18 @@ _ENDS = (
           + delta(" a month [1].") + STOP + DONE),
     _failing("stop-each-cut", '`finish_reason: "stop"` in every chunk, and the stream breaks off',
              delta("The fee is 42", "stop") + delta(" euros [1], if", "stop"), _BROKE),
+    Shape("length-then-stop", '`"length"`, and `"stop"` in a later chunk', deltas(_CUT) + delta(finish="length") + STOP + DONE,
+          warnings=("ANSWER_CUT_OFF",)),
+    Shape("filter-then-stop", '`"content_filter"`, and `"stop"` in a later chunk', deltas(_CUT) + delta(finish="content_filter")
+          + STOP + DONE, warnings=("ANSWER_FILTERED",)),
+    Shape("length-then-text", '`"length"`, more text behind it, and `"stop"`', delta(f"{ANSWER} It is", "length")
+          + delta(" due on the fir") + STOP + DONE, warnings=("ANSWER_CUT_OFF",)),
+    Shape("stop-then-length", '`"stop"`, and `"length"` in a later chunk', deltas(_CUT) + STOP + delta(finish="length") + DONE,
+          warnings=("ANSWER_CUT_OFF",)),
+    _failing("error-then-stop", '`"error"`, and `"stop"` in a later chunk', deltas(ANSWER) + delta(finish="error") + STOP + DONE,
+             "the endpoint reports by its finish_reason that it failed"),
+    Shape("unknown-each", 'a word that is not known in every chunk, then `"stop"`', delta("The fee is 42 euros", "running")
+          + delta(" a month [1].", "running") + STOP + DONE),
     Shape("length", '`finish_reason: "length"`', told(_CUT, "length"), warnings=("ANSWER_CUT_OFF",)),
     Shape("length-list", '`"length"` in a list', told(f"- {ANSWER}\n- Notice is 90 days [1]\n- And if", "length"),
           answer=f"- {ANSWER}\n- Notice is 90 days [1]", warnings=("ANSWER_CUT_OFF",)),
@@ -127,6 +134,10 @@ _NOTHING = (
              f"{_ERROR} (code 400)"),
     _failing("error-type", '`{"type": "error", …}`', event({"type": "error", "error": {"type": "overloaded_error"}}),
              f"{_ERROR} (overloaded_error)"),
+    _failing("error-choice", '`{"choices": [{"error": {…}}]}`', deltas(ANSWER)
+             + event({"choices": [{"error": {"code": 502}, "delta": {}}]}) + STOP + DONE, f"{_ERROR} (code 502)"),
+    _failing("error-delta", '`{"choices": [{"delta": {"error": {…}}}]}`', deltas(ANSWER)
+             + event({"choices": [{"delta": {"error": {"code": 502}}}]}) + STOP + DONE, f"{_ERROR} (code 502)"),
     _failing("error-detail", '`{"detail": "…"}`', event({"detail": "Internal error"}) + DONE, _ERROR),
     _failing("error-message", '`{"message": "…"}` and no choices', event({"message": "model is loading"}), _ERROR),
     _failing("error-json", "an error as a body of JSON with status 200",
@@ -136,6 +147,7 @@ _NOTHING = (
     _failing("not-json", "data that is no JSON", deltas(_CUT) + event(b"{not json"), _UNREADABLE),
     _failing("list", "data that is no object", event(b"[1, 2]"), _UNREADABLE),
     _failing("plain-error", "`Internal Server Error` in the middle of the stream", deltas(_CUT) + b"Internal Server Error", _BROKE),
+    _failing("many-objects", "an event of more than 5,000 objects", b"data: " + b"{}\ndata: " * 6_000 + b"\n\n", _UNREADABLE),
     _failing("huge", "an event above 1 MiB", b"data: " + b"x" * 1_100_000, _UNREADABLE),
 )  # fmt: skip
 
@@ -146,12 +158,25 @@ _FORMS = (
     Shape("parts-thinking", "a part of the type `thinking` before them", delta([{"type": "thinking", "thinking": THOUGHTS}, *_PARTS]) + STOP),
     Shape("parts-strings", "parts that are strings, or hold `text.value`",
           delta(["The fee is 42 euros", {"type": "text", "text": {"value": " a month [1]."}}]) + STOP),
+    Shape("parts-thought", 'a part with `"thought": true`', delta([{"type": "text", "text": THOUGHTS, "thought": True}, *_PARTS]) + STOP),
+    Shape("delta-thought", '`"thought": true` in `delta`, or in its `extra_content.google`', delta(THOUGHTS, thought=True)
+          + delta(THOUGHTS, extra_content={"google": {"thought": True}}) + told(ANSWER)),
     Shape("legacy", "`text`, as in the older completions",
           event({"choices": [{"text": ANSWER, "finish_reason": None}]}) + event({"choices": [{"text": "", "finish_reason": "stop"}]})),
     Shape("message", "`message` in place of `delta`", event({"choices": [{"message": {"content": "The fee is 42 euros"}}]})
           + event({"choices": [{"message": {"content": " a month [1]."}, "finish_reason": "stop"}]})),
     Shape("message-repeats", "a last chunk that repeats the whole `message`",
           deltas(ANSWER) + event({"choices": [{"delta": {}, "message": {"content": ANSWER}, "finish_reason": "stop"}]})),
+    Shape("message-grows", "`message` with all of the text so far in each chunk",
+          b"".join(event({"choices": [{"message": {"content": ANSWER[:end]}}]}) for end in (10, 20, 20, 32)) + STOP + DONE),
+    Shape("message-grows-thinking", "the same, thoughts included", b"".join(
+        event({"choices": [{"message": {"content": f"<think>{THOUGHTS}</think>\n\n{ANSWER}"[:end]}}]}) for end in (3, 20, 60, 99)) + STOP + DONE),
+    Shape("message-repeats-thinking", "a last `message` that repeats the text with its thoughts", delta(None, reasoning_content=THOUGHTS)
+          + deltas(ANSWER) + event({"choices": [{"message": {"content": f"<think>{THOUGHTS}</think>\n\n{ANSWER}"}, "finish_reason": "stop"}]})),
+    Shape("message-ends-thinking", "a last `message` that goes on, with thoughts in front", event({"choices": [{"message": {"content": "The fee is"}}]})
+          + event({"choices": [{"message": {"content": f"<think>{THOUGHTS}</think>{ANSWER}"}, "finish_reason": "stop"}]})),
+    Shape("message-repeats-bare", "a last `message` that repeats the text without its thoughts", deltas(f"<think>{THOUGHTS * 9}</think>\n{ANSWER}")
+          + event({"choices": [{"message": {"content": ANSWER}, "finish_reason": "stop"}]})),
     Shape("json", "a body of JSON in place of a stream", Status(200, whole({"content": ANSWER}))),
     Shape("json-parts", "a body of JSON with parts", Status(200, whole({"content": _PARTS}))),
     Shape("json-text", "a body of JSON with `text`", Status(200, b'\n {"choices": [{"text": "%s", "finish_reason": "stop"}]}' % ANSWER.encode())),
@@ -167,6 +192,12 @@ _FORMS = (
     Shape("filters-first", "a first chunk with `prompt_filter_results`", event({"choices": [], "prompt_filter_results": [{}]}) + told(ANSWER)),
     Shape("second-choice", "a second choice that was not asked for",
           event({"choices": [{"index": 1, "delta": {"content": "Other. "}}, {"index": 0, "delta": {"content": ANSWER}}]}) + STOP),
+    Shape("index-string", '`index: "0"`', event({"choices": [{"index": "0", "delta": {"content": ANSWER}}]}) + STOP),
+    Shape("finish-beside", "`finish_reason` beside `choices: []`", deltas(_CUT) + event({"choices": [], "finish_reason": "length"}) + DONE,
+          warnings=("ANSWER_CUT_OFF",)),
+    Shape("sentinel-escaped", "`NO\\_ANSWER\\_IN\\_SOURCES`, the words that say that the sources have no answer", told(SENTINEL.replace("_", "\\_")), answer=""),
+    Shape("sentinel-blanks", "`NO ANSWER IN SOURCES`", told(f"**{SENTINEL.replace('_', ' ')}**."), answer=""),
+    Shape("sentinel-small", "`no_answer_in_sources`", told(SENTINEL.lower()), answer=""),
     Shape("sentinel", "the words that say that the sources have no answer", told(SENTINEL), answer=""),
     Shape("uncited", "an answer that cites nothing", told("The fee is 42 euros a month."), answer=""),
 )  # fmt: skip
@@ -203,6 +234,32 @@ _THINKING = (
               f"<|start|>assistant<|channel|>commentary to=f <|constrain|>json<|message|>{_T}<|start|>assistant<|channel|>final<|message|>{_A}"),
     _thinking("harmony-bare", "harmony without its control tokens", f"analysisWe read. {_T}assistantfinal{_A}"),
     _thinking("gemma", "`<|channel>thought …<channel|>`, `<unused94>…<unused95>`", f"<|channel>thought\n{_T}<channel|>{_A}"),
+    _thinking("harmony-tail", "harmony without its first token",
+              f"analysis<|message|>{_T}<|end|><|start|>assistant<|channel|>final<|message|>{_A}<|return|>"),
+    _thinking("harmony-tail-commentary", "the same with `commentary to=…`", f"Commentary to=f <|constrain|>json<|message|>{_T}<|end|>"
+              f"<|start|>assistant<|channel|>final<|message|>{_A}"),
+    _thinking("harmony-final", "harmony's last channel without its first token", f"final<|message|>{_A}<|return|>"),
+    _thinking("harmony-role", "harmony's role without its token", f"assistant<|channel|>analysis<|message|>{_T}<|end|>"
+              f"<|start|>assistant<|channel|>final<|message|>{_A}"),
+    _thinking("harmony-bare-small", "`analysis` and a small letter, `commentary`", f"analysisthe user asks. {_T}assistantfinal{_A}"),
+    _thinking("harmony-bare-commentary", "`commentary…assistantfinal`", f"commentary{_T}assistantfinal{_A}"),
+    _thinking("harmony-bare-role", "`assistantanalysis…assistantcommentary…assistantfinal`",
+              f"assistantanalysis{_T}assistantcommentary{_T}assistantfinal{_A}"),
+    _thinking("reasoning-tokens", "`<|reasoning|>…<|/reasoning|>`", f"<|reasoning|>{_T}<|/reasoning|>{_A}"),
+    _thinking("deep-think", "`<deep_think>…</deep_think>`", f"<deep_think>{_T}</deep_think>{_A}"),
+    _thinking("thought-process", "`<thoughtprocess>`, `<thought-process>`", f"<thoughtprocess>{_T}</thought-process>{_A}"),
+    _thinking("reasoning-scratchpad", "`<REASONING_SCRATCHPAD>…`", f"<REASONING_SCRATCHPAD>{_T}</REASONING_SCRATCHPAD>{_A}"),
+    _thinking("chatml-think", "`<|im_start|>think…<|im_start|>answer…`", f"<|im_start|>think{_T}<|im_start|>answer{_A}<|im_end|>"),
+    _thinking("chatml-think-lines", "the same on lines of their own",
+              f"<|im_start|>think\n{_T}<|im_end|>\n<|im_start|>answer\n{_A}<|im_end|>"),
+    _thinking("chatml-role", "`<|im_start|>assistant`", f"<|im_start|>assistant\n{_A}<|im_end|>"),
+    _thinking("fenced-long", "a fenced block of four backticks", f"````thinking\n{_T}\n```\n{_T}\n````\n{_A}"),
+    _thinking("fenced-words", "a fenced block `Thinking process`, lines that end with CR LF", f"``` Thinking process\r\n{_T}\r\n```\r\n{_A}"),
+    _thinking("fenced-tildes", "a fenced block of tildes", f"~~~thinking\n{_T}\n~~~\n{_A}"),
+    _thinking("analysis-word", "a text that begins with `analysis`", "analysis of the fees [1] ends.", answer="analysis of the fees [1] ends.",
+              note="it is text"),
+    _thinking("heading", "headings such as `**Thinking:**`", "**Thinking:** it is due [1].", answer="**Thinking:** it is due [1].",
+              note="they may be content"),
     _thinking("granite", "`Here is my thought process: … Here is my response:`",
               f"Here is my thought process:\n{_T}\n\nHere is my response:\n\n{_A}"),
     _thinking("react", "`Thought: …` and `Final Answer:`", f"Thought: {_T}\nFinal Answer: {_A}"),
@@ -298,6 +355,8 @@ _CHARACTERS = (
           answer="A \ufffd\ufffd fee [1]."),
     Shape("not-utf8", "bytes that are not UTF-8", event(b'{"choices":[{"delta":{"content":"A \xff fee [1]."}}]}') + STOP,
           answer="A \ufffd fee [1]."),
+    Shape("bom-in-text", "a byte order mark before the text", told(f"\ufeff{ANSWER}")),
+    Shape("bom-behind-thoughts", "a byte order mark behind thoughts", told(f"\ufeff<think>{THOUGHTS}</think>\n\ufeff{ANSWER}")),
     Shape("line-separator", "U+2028 in a text", told("A fee\u2028is due [1]."), answer="A fee\u2028is due [1]."),
 )  # fmt: skip
 
@@ -322,70 +381,6 @@ _EVENTS = (
     _failing("half-event", "a stream that breaks off within an event", (deltas(ANSWER) + STOP)[:-30], _UNREADABLE),
 )  # fmt: skip
 
-_MARKERS = (
-    _marker("list", "The fee is due [1, 2].", "The fee is due [1][2]."),
-    _marker("and", "The fee is due [1 and 2].", "The fee is due [1][2]."),
-    _marker("range", "The fee is due [1-2].", "The fee is due [1][2]."),
-    _marker("range-dash", "The fee is due [1–2].", "The fee is due [1][2]."),
-    _marker("range-beyond", "The fee is due [2-9].", "The fee is due [2].", "there are two sources"),
-    _marker("full-width", "The fee is due ［1］.", "The fee is due [1]."),
-    _marker("full-width-digit", "The fee is due ［１］.", "The fee is due [1]."),
-    _marker("lenses", "The fee is due【1】.", "The fee is due[1]."),
-    _marker("dagger", "The fee is due 【1†source】.", "The fee is due [1]."),
-    _marker("caret", "The fee is due [^1].", "The fee is due [1]."),
-    _marker("carets", "The fee is due [^1^].", "The fee is due [1]."),
-    _marker("double", "The fee is due [[1]].", "The fee is due [1]."),
-    _marker("blanks", "The fee is due [ 1 ].", "The fee is due [1]."),
-    _marker("source", "The fee is due [Source 1].", "The fee is due [1]."),
-    _marker("sources", "The fee is due [Sources 1 and 2].", "The fee is due [1][2]."),
-    _marker("document", "The fee is due [Doc 1].", "The fee is due [1]."),
-    _marker("quelle", "Die Gebühr ist fällig [Quelle 1].", "Die Gebühr ist fällig [1]."),
-    _marker("citation", "The fee is due [citation:1].", "The fee is due [1]."),
-    _marker("page", "The fee is due [1, p. 3].", "The fee is due [1]."),
-    _marker("round-source", "The fee is due (Source 1).", "The fee is due [1]."),
-    _marker("round-see", "The fee is due (see source 2).", "The fee is due [2]."),
-    _marker("round", "The fee is due (1).", "The fee is due [1].", "no other marker in the text"),
-    _marker("tag", 'The fee is due <source number="1">.', "The fee is due [1]."),
-    _marker("sup", "The fee is due<sup>[1]</sup>.", "The fee is due[1]."),
-    _marker("superscript", "The fee is due.¹", "The fee is due.[1]", "no other marker in the text"),
-    _marker("unknown", "The fee is due [1][9].", "The fee is due [1]."),
-    _marker("unknown-range", "The fee is due [1]. Monthly [5-9].", "The fee is due [1]. Monthly."),
-    _marker("unknown-source", "The fee is due [1]. Monthly [Source 9].", "The fee is due [1]. Monthly."),
-    _marker("unknown-dagger", "The fee is due [1]. Monthly 【4:0†source】.", "The fee is due [1]. Monthly."),
-    _marker("unknown-alone", "The fee is due [9].", ""),
-    _marker("year", "The list [2024] says it is due [1].", "The list [2024] says it is due [1]."),
-    _marker("years", "In [1990-1995] it was due [1].", "In [1990-1995] it was due [1]."),
-    _marker("index", "It is in arr[9] and due [1].", "It is in arr[9] and due [1]."),
-    _marker("interval", "A share in [0, 1] is due [1].", "A share in [0, 1] is due [1]."),
-    _marker("quoted", "The list has [12] entries [1].", "The list has [12] entries [1].", "the source has it, too"),
-    _marker("amount", "It costs [42] euros [1].", "It costs [42] euros [1].", "a number of the source's"),
-    _marker("round-number", "Five (5) days and (1) berth are due [1].", "Five (5) days and (1) berth are due [1]."),
-    _marker("words", "A [very high] fee is due [1].", "A [very high] fee is due [1]."),
-)  # fmt: skip
-
-_USAGE = (
-    Shape("counted", "`usage` with both counts", told(ANSWER), usage=(100, 20)),
-    Shape("huge", "`usage` beyond all numbers", deltas(ANSWER) + STOP + usage({"prompt_tokens": 10**400, "completion_tokens": 7}), usage=(0, 7)),
-    Shape("floats", "`usage` in floats", deltas(ANSWER) + STOP + usage({"prompt_tokens": 11.0, "completion_tokens": 7.0}), usage=(11, 7)),
-    Shape("strings", "`usage` in strings", deltas(ANSWER) + STOP + usage({"prompt_tokens": "11", "completion_tokens": "7"}), usage=(11, 7)),
-    Shape("other-names", "`input_tokens`, `output_tokens`", deltas(ANSWER) + STOP + usage({"input_tokens": 11, "output_tokens": 7}), usage=(11, 7)),
-    Shape("total", "`total_tokens` and one of them", deltas(ANSWER) + STOP + usage({"prompt_tokens": 11, "total_tokens": 18}), usage=(11, 7)),
-    Shape("every-chunk", "`usage` in every chunk, growing",
-          usage({"prompt_tokens": 11, "completion_tokens": 1}) + deltas(ANSWER) + usage({"prompt_tokens": 11, "completion_tokens": 7}) + STOP,
-          usage=(11, 7)),
-    Shape("then-empty", "`usage`, and then an empty one", deltas(ANSWER) + STOP + COUNTED + usage({}) + usage(None), usage=(100, 20)),
-    Shape("none", "no `usage`", deltas(ANSWER) + STOP + DONE, usage=(0, 8), note="estimated"),
-    Shape("empty-usage", "`usage: {}`", deltas(ANSWER) + STOP + usage({}), usage=(0, 8), note="estimated"),
-    Shape("zeros", "counts of 0", deltas(ANSWER) + STOP + usage({"prompt_tokens": 0, "completion_tokens": 0}), usage=(0, 8), note="estimated"),
-    Shape("negative", "negative counts, `true`, NaN, more than can be",
-          deltas(ANSWER) + STOP + usage({"prompt_tokens": -5, "completion_tokens": True})
-          + event(b'{"usage": {"prompt_tokens": NaN, "completion_tokens": 1e300}}'), usage=(0, 8), note="estimated"),
-    Shape("half", "one count only", deltas(ANSWER) + STOP + usage({"prompt_tokens": None, "completion_tokens": 7}), usage=(0, 7),
-          note="the other is estimated"),
-    Shape("thoughts-estimated", "no `usage`, and thoughts", deltas(f"<think>{'x' * 3986}</think>\n\n{ANSWER}") + STOP, usage=(0, 1009),
-          note="estimated, thoughts included"),
-)  # fmt: skip
-
 GROUPS: Mapping[str, tuple[Shape, ...]] = {
     "How it ends": _ENDS,
     "No answer, and errors": _NOTHING,
@@ -394,7 +389,7 @@ GROUPS: Mapping[str, tuple[Shape, ...]] = {
     "Parameters and statuses": _PARAMETERS,
     "Characters": _CHARACTERS,
     "Events": _EVENTS,
-    "Citation markers": _MARKERS,
-    "Usage": _USAGE,
+    "Citation markers": MARKERS,
+    "Usage": USAGE,
 }
 """Every shape; names are unique within their group."""

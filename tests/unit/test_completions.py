@@ -11,11 +11,12 @@ from services.corpus.coverage import Notice
 from services.generation.adapters.memory import ScriptedEndpoint, Step
 from services.generation.adapters.openai_request import Parameters
 from services.generation.completions.answer import AnswerFilter
+from services.generation.completions.chunks import Unreadable, read_objects
 from services.generation.completions.completion import Completion
 from services.generation.completions.ending import Finish, ends_whole, read_finish, whole_sentences
 from services.generation.completions.markers import MarkerReader
 from services.generation.completions.parameters import refused_parameter
-from services.generation.completions.sse import SseDecoder
+from services.generation.completions.sse import Event, SseDecoder
 from services.generation.completions.thinking import ThinkingFilter
 from services.generation.completions.wellformed import well_formed
 from services.generation.convert import event_to_pb, result_to_pb, status_to_pb
@@ -78,6 +79,11 @@ _HOSTILE = {
     "tokens": "<|" + "a" * 20_000,
     "channels": "<|channel|>" * 2_000 + "x" * 5_000,
     "opening": "analysis" + "a" * 20_000,
+    "roles": "<|im_start|>" * 2_000,
+    "role": "<|im_start|>think" + "x" * 20_000,
+    "tildes": "~" * 20_000,
+    "sentinels": "NO ANSWER IN " * 2_000,
+    "backslashes": "NO" + "\\" * 20_000,
     "code": "`<think>" * 2_500,
     "plain": "word " * 4_000,
     "thoughts": "<think>" + "word " * 4_000,
@@ -86,11 +92,13 @@ _HOSTILE = {
 
 @pytest.mark.parametrize("text", _HOSTILE.values(), ids=_HOSTILE)
 def test_little_is_held_back_so_that_work_is_linear(text: str) -> None:
-    thinking, markers = ThinkingFilter(), MarkerReader(2)
+    thinking, markers, answer = ThinkingFilter(), MarkerReader(2), AnswerFilter(2)
     held = 0
     for character in text:
-        markers.feed(thinking.feed(character))
-        held = max(held, len(thinking._buffer), len(markers._buffer))
+        shown = thinking.feed(character)
+        markers.feed(shown)
+        answer.feed(shown)
+        held = max(held, len(thinking._buffer), len(markers._buffer), len(answer._raw))
     assert held <= 400
 
 
@@ -101,6 +109,21 @@ def test_an_event_that_comes_in_single_bytes_is_read_in_linear_time() -> None:
     assert events == []
     assert decoder.feed(b"\n\n") == []
     assert len(decoder.feed(b"data: " + b"y" * size + b"\n\n")) == 1
+
+
+def test_messages_are_compared_with_the_text_so_far_within_bounds() -> None:
+    # Each is compared with all that was written, until that was done too often.
+    completion = Completion(PASSAGES, 4_000_000)
+    for number in range(3_000):
+        document = {"choices": [{"message": {"content": f"{number} " + "x" * 1000}}]}
+        completion.feed(Event(json.dumps(document)))
+    assert completion._compared < 16_000_000 + 4_000_000
+
+
+def test_an_event_has_a_bounded_number_of_objects() -> None:
+    assert len(read_objects("{}\n" * 5_000)) == 5_000
+    with pytest.raises(Unreadable):
+        read_objects("{}\n" * 5_001)
 
 
 def test_a_long_answer_is_cited_in_linear_time() -> None:

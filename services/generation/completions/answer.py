@@ -7,10 +7,27 @@ answer and becomes an abstention.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from services.generation.completions.markers import MarkerReader, read_round
 from services.generation.grounding import SENTINEL
+
+_SEPARATED = SENTINEL.split("_")
+# With "_" escaped, as models do in Markdown, or another separator; that only in capitals, as it may be content.
+_SENTINEL = re.compile("|".join(["(?i:" + r"\\?_".join(_SEPARATED) + ")", r"(?:\\_|[_ -])".join(_SEPARATED)]))
+_LONGEST_SENTINEL = len(SENTINEL) + len(_SEPARATED) - 1
+
+
+def _begun(word: str) -> str:
+    """A pattern of every beginning of ``word``, however its words are separated."""
+    pattern = r"\Z"
+    for character in reversed(word[1:]):
+        pattern = rf"(?:\Z|\\(?:\Z|_{pattern})|[_ -]{pattern})" if character == "_" else rf"(?:\Z|{character}{pattern})"
+    return word[0] + pattern
+
+
+_SENTINEL_BEGUN = re.compile(_begun(SENTINEL), re.IGNORECASE)
 
 
 class AnswerFilter:
@@ -40,9 +57,9 @@ class AnswerFilter:
 
     def feed(self, piece: str) -> str:
         """Return what ``piece`` makes safe to show."""
-        *parts, raw = (self._raw + piece).split(SENTINEL)
+        *parts, raw = _SENTINEL.split(self._raw + piece)
         self._sentinel = self._sentinel or bool(parts)
-        keep = _prefix_at_end(raw, SENTINEL)
+        keep = _sentinel_begun(raw)
         free, self._raw = raw[: len(raw) - keep], raw[len(raw) - keep :]
         return self._decide("".join(parts) + free, last=False)
 
@@ -68,6 +85,8 @@ class AnswerFilter:
         return shown
 
 
-def _prefix_at_end(text: str, word: str) -> int:
-    """The length of the longest proper prefix of ``word`` that ``text`` ends with."""
-    return next((size for size in range(min(len(word) - 1, len(text)), 0, -1) if text.endswith(word[:size])), 0)
+def _sentinel_begun(text: str) -> int:
+    """How many characters at the end of ``text`` may be the beginning of the sentinel."""
+    end = text[-_LONGEST_SENTINEL:]
+    found = _SENTINEL_BEGUN.search(end)
+    return len(end) - found.start() if found else 0

@@ -16,6 +16,8 @@ from typing import Any
 from services.generation.completions.ending import Finish, read_finish
 
 _MOST_TOKENS = 10_000_000  # what is above is no count
+_MOST_OBJECTS = 5_000  # in one event
+_MOST_DIGITS = 18  # of an integer; Python refuses to read those of thousands of digits
 _ERROR_KEYS = ("errors", "detail", "msg", "error_message", "error_msg", "error_code")
 # Words that are safe to show: others might repeat the question or the key.
 _SAFE_WORDS = frozenset(
@@ -78,15 +80,15 @@ class Chunk:
 def read_objects(data: str) -> list[dict[str, Any]]:
     """The JSON objects in ``data``: one, or one a line. ``null`` and blank lines say nothing.
 
-    Raises Unreadable for anything else.
+    Raises Unreadable for anything else, and for more objects than are read without a pause.
     """
     if not data.strip():
         return []
     try:
-        values = [json.loads(data)]
+        values = [_loads(data)]
     except (ValueError, RecursionError) as error:
         lines = [line for line in data.split("\n") if line.strip()]
-        if len(lines) < 2:
+        if not 2 <= len(lines) <= _MOST_OBJECTS:
             raise Unreadable("not JSON") from error
         return [found for line in lines if line.strip() != "[DONE]" for found in read_objects(line)]
     if not all(value is None or isinstance(value, dict) for value in values):
@@ -94,10 +96,18 @@ def read_objects(data: str) -> list[dict[str, Any]]:
     return [value for value in values if value is not None]
 
 
+def _loads(data: str) -> Any:
+    return json.loads(data, parse_int=_integer)
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
+
+
 def is_object(data: str) -> bool:
     """Whether ``data`` is one whole JSON object."""
     try:
-        return isinstance(json.loads(data), dict)
+        return isinstance(_loads(data), dict)
     except (ValueError, RecursionError):
         return False
 
@@ -108,10 +118,10 @@ def read_chunk(document: Mapping[str, Any], event: str = "") -> Chunk:
     if error is not None:
         return Chunk(error=error)
     choice = _choice(document)
-    if choice.get("error"):
-        return Chunk(error=_error(choice, event))
     delta, message = (_object(choice.get(key)) for key in ("delta", "message"))
     text, thought, refused = _content(delta.get("content"))
+    if _is_thought(delta):
+        text, thought = "", thought + _size(text)
     whole = False
     if not text:
         text = _string(choice.get("text"))
@@ -126,7 +136,7 @@ def read_chunk(document: Mapping[str, Any], event: str = "") -> Chunk:
         text=text,
         whole=whole,
         thought=thought,
-        finish=read_finish(choice.get("finish_reason")),
+        finish=read_finish(choice.get("finish_reason")) or read_finish(document.get("finish_reason")),
         called_tool=any(source.get(key) for source in (delta, message) for key in ("tool_calls", "function_call")),
         refused=refused,
         read=read,
@@ -150,7 +160,15 @@ def _choice(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """The first choice; a server that writes several numbers them."""
     choices = document.get("choices")
     found = [each for each in choices if isinstance(each, dict)] if isinstance(choices, list) else []
-    return next((each for each in found if each.get("index", 0) in (0, None)), {})
+    return next((each for each in found if each.get("index", 0) in (0, "0", None)), {})
+
+
+def _is_thought(source: Mapping[str, Any]) -> bool:
+    """Whether text is marked as a thought beside it: Gemini, and gateways to it."""
+    return (
+        source.get("thought") is True
+        or _object(_object(source.get("extra_content")).get("google")).get("thought") is True
+    )
 
 
 def _content(value: object) -> tuple[str, int, bool]:
@@ -165,7 +183,7 @@ def _content(value: object) -> tuple[str, int, bool]:
             texts.append(part)
         elif isinstance(part, dict):
             kind = part.get("type", "text")
-            if kind in ("text", "output_text"):
+            if kind in ("text", "output_text") and not _is_thought(part):
                 inner = part.get("text", part.get("content"))
                 texts.append(_string(inner) or _string(_object(inner).get("value")))
             elif kind == "refusal":
@@ -195,16 +213,19 @@ def _count(value: object) -> int | None:
     """A count of tokens, in whatever type; None for what is none, 0 included: no completion costs nothing."""
     if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= _MOST_TOKENS:
-        return None  # not a number is in no range
-    return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # NaN, infinity and integers of any size compare with the bounds, but not all of them convert.
+    return int(value) if 1 <= value <= _MOST_TOKENS else None
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
 
 
 def _error(document: Mapping[str, Any], event: str) -> str | None:
-    error = document.get("error")
+    choice = _choice(document)
+    places = (document, choice, _object(choice.get("delta")), _object(choice.get("message")))
+    error = next((place["error"] for place in places if place.get("error")), None)
     reported = (
         event.strip().casefold() == "error"
         or bool(error)

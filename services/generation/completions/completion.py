@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from services.corpus.coverage import Notice
 from services.corpus.errors import Unavailable
 from services.generation.completions.answer import AnswerFilter
 from services.generation.completions.chunks import Chunk, Unreadable, read_chunk, read_objects
-from services.generation.completions.ending import Finish, ends_whole, whole_sentences
+from services.generation.completions.ending import Finish, ends_whole, later_finish, whole_sentences
 from services.generation.completions.sse import Event
 from services.generation.completions.thinking import ThinkingFilter
 from services.generation.completions.wellformed import SurrogateJoiner
@@ -27,6 +28,7 @@ DONE = "[DONE]"
 _BYTES_PER_TOKEN = 4  # of English text, where a server does not count
 _LONGEST_TOKEN = 16  # characters that a token has at most, on average over an answer
 _MOST_CHARACTERS = 4_000_000  # of all that a server may write, thoughts included
+_MOST_COMPARED = 16_000_000  # characters, of all comparisons of messages with the answer so far
 _WORDS = re.compile(r"[^\W_]")
 _MARKERS = re.compile(r"\[\d{1,2}\]", re.ASCII)
 
@@ -82,6 +84,7 @@ class Completion:
         self._finish: Finish | None = None
         self._contradicted = False  # there was more text behind a finish_reason
         self._events = 0
+        self._compared = 0
         self._thought = False
         self._called_tool = False
         self._refused = False
@@ -148,14 +151,12 @@ class Completion:
         self._written = chunk.written or self._written
         self._bytes += chunk.thought
         self._thought = self._thought or chunk.thought > 0
-        text = chunk.text
-        if chunk.whole and self._repeats(text):
-            text = ""
+        text = self._news(chunk.text) if chunk.whole else chunk.text
         if text.strip() and self._finish is not None:
-            self._finish, self._contradicted = None, True
-        # Some gateways end with "stop" what a model's server ended with "length": nothing makes a cut answer whole.
-        if chunk.finish is not Finish.COMPLETE or self._finish not in (Finish.LENGTH, Finish.FILTERED):
-            self._finish = chunk.finish or self._finish
+            self._contradicted = True
+            if self._finish in (Finish.COMPLETE, Finish.UNKNOWN):
+                self._finish = None
+        self._finish = later_finish(self._finish, chunk.finish)
         if not text:
             return ""
         self._raw.append(text)
@@ -166,11 +167,30 @@ class Completion:
         self._bytes += len(text.encode())
         return self._show(self._thinking.feed(text))
 
-    def _repeats(self, text: str) -> bool:
-        """Whether a message is all that was written so far: some servers end with the whole of it."""
+    def _news(self, text: str) -> str:
+        """What of a message was not written yet: some servers repeat all of the text so far, in each chunk or the last."""
         so_far = _MOST_CHARACTERS - self._most
+        if not so_far or not text.strip():
+            return text
         # Not compared with what is much longer, or a stream of messages would take time quadratic in its length.
-        return 0 < so_far <= 2 * len(text) and text.strip() == "".join(self._raw).strip()
+        if so_far <= 2 * len(text):
+            raw = "".join(self._raw)
+            if text.startswith(raw):
+                return text[so_far:]
+            bare, begun = text.lstrip(), raw.strip()
+            if begun and bare.startswith(begun):
+                return bare[len(begun) :].lstrip()
+        return self._news_without_thoughts(text)
+
+    def _news_without_thoughts(self, text: str) -> str:
+        """The same for a message that has other thoughts before the answer than what was written, or none."""
+        if self._compared > _MOST_COMPARED:
+            return text
+        self._compared += _MOST_CHARACTERS - self._most
+        ahead, whole = copy.copy(self._thinking), ThinkingFilter()
+        rest, said = ahead.finish(), (whole.feed(text) + whole.finish()).strip()
+        before = (rest if ahead.restarts != self._restarts else "".join(self._plain) + rest).strip()
+        return said[len(before) :] if before and said.startswith(before) else text
 
     def _show(self, text: str) -> str:
         if self._thinking.restarts != self._restarts:

@@ -43,6 +43,22 @@ def read_finish(value: object) -> Finish | None:
     return None if word in _NONE else _KNOWN.get(word, Finish.UNKNOWN)
 
 
+_WORSE = (Finish.LENGTH, Finish.FILTERED, Finish.UNKNOWN, Finish.TOOL, Finish.FAILED)  # from bad to worst
+
+
+def later_finish(before: Finish | None, later: Finish | None) -> Finish | None:
+    """What two reasons, one behind the other, mean together.
+
+    The worse one counts, because a gateway may close a completion that was cut off with a "stop" of its own. A word
+    that is not known gives way to one that is: some servers write one in every chunk.
+    """
+    if before is None or later is None:
+        return later or before
+    if before in (Finish.COMPLETE, Finish.UNKNOWN):
+        return later
+    return before if later is Finish.COMPLETE else max(before, later, key=_WORSE.index)
+
+
 # --- whole sentences ------------------------------------------------------------------------------------------------
 
 _MARKERS = re.compile(r"(?:[ \t]?\[\d{1,2}\])*", re.ASCII)

@@ -18,14 +18,18 @@ import re
 
 from services.generation.completions.thinking_marks import (
     ANYWHERE,
+    BLANK,
     DETAILS_END,
     ENDS,
     HARMONY,
     HARMONY_TOKEN,
+    IM_ROLE,
+    IM_TOKEN,
     KINDS,
     LONGEST_CODE,
     LONGEST_END,
     LONGEST_HEADER,
+    LONGEST_ROLE,
     LONGEST_RUN,
     LONGEST_TAG,
     MAY_MATTER,
@@ -35,7 +39,14 @@ from services.generation.completions.thinking_marks import (
     THINKING_END,
     TOKENS_BEGIN,
     TOKENS_END,
+    plain_name,
 )
+
+
+def _behind_blanks(text: str, place: int) -> int:
+    blanks = BLANK.match(text, place)
+    return blanks.end() if blanks else place
+
 
 # --- the filter -----------------------------------------------------------------------------------------------------
 
@@ -66,6 +77,7 @@ class ThinkingFilter:
         self._wrapper = ""
         self._header = ""  # harmony: "role" or "channel" while its header is read
         self._channel = ""
+        self._role = False  # behind ChatML's <|im_start|>
 
     def feed(self, piece: str) -> str:
         """Return what ``piece`` makes certain."""
@@ -90,6 +102,8 @@ class ThinkingFilter:
         while place < len(text):
             if self._header:
                 after = self._read_header(text, place)
+            elif self._role:
+                after = self._read_role(text, place, last=last)
             elif self._end is not None:
                 after = self._skip_thoughts(text, place)
             elif self._first:
@@ -106,7 +120,7 @@ class ThinkingFilter:
 
     def _show(self, out: list[str], text: str) -> None:
         if self._fresh:
-            text = text.lstrip()
+            text = text[_behind_blanks(text, 0) :]
             self._fresh = not text
         if text:
             out.append(text)
@@ -120,20 +134,22 @@ class ThinkingFilter:
     # Each of these reads at ``place`` and returns where to go on, or ~place where more text is needed for it.
 
     def _read_start(self, text: str, place: int, *, last: bool) -> int:
-        while place < len(text) and text[place].isspace():
-            place += 1
+        place = _behind_blanks(text, place)
         if place == len(text):
             return place
         for opening in OPENINGS:
             begun = opening.begin.match(text, place)
             if begun:
                 self._first = False
-                self._think(opening.end)
+                if opening.end is not None:
+                    self._think(opening.end)
                 return begun.end()
         beginning = text[place : place + 40].casefold()
         if not last and any(
             # One more than the literal: what follows "analysis", or a blank before a line's end, decides as well.
-            opening.literal.casefold().startswith(beginning.rstrip(" \t")) or beginning == opening.literal.casefold()
+            opening.literal.casefold().startswith(beginning.rstrip(" \t"))
+            or beginning == opening.literal.casefold()
+            or (opening.begun is not None and opening.begun.fullmatch(text, place))
             for opening in OPENINGS
         ):
             return ~place
@@ -148,8 +164,19 @@ class ThinkingFilter:
         self._end, self._kept, self._line_start = None, None, True
         if self._inside:
             self._inside, self.thought, self.began_inside = False, True, True
-        # A harmony token that ends thoughts begins something else.
-        return end.start() if end.re is HARMONY_TOKEN else end.end()
+        # A control token that ends thoughts begins something else.
+        return end.start() if end.re in (HARMONY_TOKEN, IM_TOKEN) else end.end()
+
+    def _read_role(self, text: str, place: int, *, last: bool) -> int:
+        if len(text) - place < LONGEST_ROLE and not last:
+            return ~place
+        self._role = False
+        role = IM_ROLE.match(text, place)
+        if role is None:
+            return place
+        if role["thoughts"]:
+            self._think(IM_TOKEN)
+        return role.end()
 
     def _read_header(self, text: str, place: int) -> int:
         token = HARMONY_TOKEN.search(text, place)
@@ -237,7 +264,7 @@ class ThinkingFilter:
     def _act(self, mark: re.Match[str], out: list[str]) -> bool:
         """Do what ``mark`` says; False where it is text after all."""
         if mark["tag"]:
-            return self._act_on_tag(mark["tag"].casefold(), mark, out)
+            return self._act_on_tag(plain_name(mark["tag"]), mark, out)
         if mark["details"]:
             self._think(DETAILS_END)
         elif mark["token"]:
@@ -275,6 +302,8 @@ class ThinkingFilter:
         if name in HARMONY:
             self._harmony(name)
             self.thought = self.thought or self._header == "channel"
+        elif name == "im_start":
+            self._role = True
         elif name in TOKENS_BEGIN:
             self._think(THINKING_END)
         elif name in TOKENS_END:

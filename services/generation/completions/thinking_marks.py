@@ -21,59 +21,53 @@ _LT, _GT, _BAR = r"(?:<|&lt;|＜)", r"(?:>|&gt;|＞)", r"[|｜]"
 _THOUGHTS = (
     (
         "thinking thinks think thoughts thought antthinking reasoning reason_step think_fast think_faster thought_process "
-        "thinking_process internal_thoughts ponder brainstorm brainstorming"
+        "thinking_process internal_thoughts ponder brainstorm brainstorming deep_think deep_thinking deep_thought "
+        "deep_reasoning think_step thinking_step thought_step reasoning_step reasoning_process reasoning_scratchpad "
+        "thinking_scratchpad reasoning_content thinking_content internal_reasoning internal_thinking inner_thinking my_thoughts"
     ),
     "reflection reflect",
-    "scratchpad scratch_pad",
-    "inner_monologue inner_thoughts innermonologue internal_monologue monologue",
+    "scratch_pad",
+    "inner_monologue inner_thoughts internal_monologue monologue",
     "chain_of_thought cot cot_budget_reflect",
 )
 # Names that documents use as well: thoughts only where nothing was answered yet.
 _AT_START = "analysis rationale reason plan planning internal deliberation hidden critique"
 _WRAPPERS = "answer final_answer final output response solution conclusion"
+_TOKEN_NAMES = ["think", "thinking", "thought", "thoughts", "reason", "reasoning", "reflection", "scratchpad"]
 TOKENS_BEGIN = frozenset(
     [
-        "think",
-        "thinking",
-        "start_thinking",
-        "begin_thinking",
-        "begin_of_thought",
-        "begin_of_thinking",
-        "begin_of_reasoning",
         "inner_prefix",
-        "start_of_thought",
-        "start_of_thinking",
-        "thought",
-        "thought_start",
-        "think_start",
-        "thinking_start",
+        *(form.format(name) for name in _TOKEN_NAMES for form in ("{}", "{}_start", "{}_begin")),
+        *(
+            form.format(name)
+            for name in _TOKEN_NAMES
+            for form in ("start_{}", "begin_{}", "start_of_{}", "begin_of_{}")
+        ),
     ]
 )
 TOKENS_END = frozenset(
     [
-        "/think",
-        "/thinking",
-        "end_thinking",
-        "end_of_thought",
-        "end_of_thinking",
-        "end_of_reasoning",
         "inner_suffix",
-        "/thought",
-        "thought_end",
-        "think_end",
-        "thinking_end",
+        *(form.format(name) for name in _TOKEN_NAMES for form in ("/{}", "{}_end", "end_{}", "end_of_{}")),
     ]
 )
 HARMONY = frozenset(["start", "channel", "constrain", "message", "end", "return", "call"])
 
 
 def _names(words: str) -> str:
-    return "|".join(sorted((re.escape(word) for word in words.split()), key=len, reverse=True))
+    """A pattern of names, in which "_" stands for "_", "-" or nothing."""
+    return "|".join(re.escape(word).replace("_", "[_-]?") for word in sorted(words.split(), key=len, reverse=True))
 
 
-ANYWHERE = {name: row.split()[0] for row in _THOUGHTS for name in row.split()}
-KINDS = ANYWHERE | {name: name for name in _AT_START.split()}
-_ALL_NAMES = _names(" ".join([*KINDS, *_WRAPPERS.split()]))
+def plain_name(name: str) -> str:
+    """A name as the tables below have it."""
+    return name.casefold().replace("_", "").replace("-", "")
+
+
+_ROWS = {plain_name(row.split()[0]): row for row in _THOUGHTS} | {name: name for name in _AT_START.split()}
+KINDS = {plain_name(name): kind for kind, row in _ROWS.items() for name in row.split()}
+ANYWHERE = frozenset(KINDS).difference(_AT_START.split())
+_ALL_NAMES = _names(" ".join([*_ROWS.values(), _WRAPPERS]))
 _SQUARE_NAMES = _names("thinking think thoughts thought reasoning reflection scratchpad")
 _FLAGS = re.IGNORECASE | re.ASCII
 
@@ -89,16 +83,17 @@ TAG = re.compile(
 # What may still become one of these; a little more than that is held back for a moment, never for good.
 TAG_BEGUN = re.compile(
     rf"(?:&(?:l(?:t;?)?)?"
-    rf"|{_LT}\s{{0,4}}/?\s{{0,4}}(?:[\w:]{{0,40}}|(?:\w{{1,16}}:)?(?:{_ALL_NAMES})(?:\s[^<>\n]{{0,160}}|/|&g?t?)?)"
+    rf"|{_LT}\s{{0,4}}/?\s{{0,4}}(?:[\w:-]{{0,40}}|(?:\w{{1,16}}:)?(?:{_ALL_NAMES})(?:\s[^<>\n]{{0,160}}|/|&g?t?)?)"
     rf"|<details\s[^<>\n]{{0,180}}|<{_BAR}\s?[\w▁/]{{0,32}}\s?{_BAR}?|<channel\|?"
     rf"|\[\s?/?[a-z]{{0,10}}\s?\]?|◁\s?/?\s?[a-z]{{0,10}}\s?)",
     _FLAGS,
 )
+BLANK = re.compile(r"[\s\ufeff]*")  # a byte order mark is none of the text
 MAY_MATTER = re.compile("[<＜&\\[◁`\n]")
 
 
 def _end_of(kind: str) -> re.Pattern[str]:
-    names = _names(" ".join(name for name, other in KINDS.items() if other == kind))
+    names = _names(_ROWS[kind])
     tag = rf"{_LT}\s{{0,4}}/\s{{0,4}}(?:\w{{1,16}}:)?(?:{names})\s{{0,4}}{_GT}"
     if kind != "thinking":
         return re.compile(tag, _FLAGS)
@@ -107,9 +102,16 @@ def _end_of(kind: str) -> re.Pattern[str]:
     return re.compile(rf"{tag}|{others}|<channel\|>|<unused95>", _FLAGS)
 
 
-ENDS = {kind: _end_of(kind) for kind in set(KINDS.values())}
+ENDS = {kind: _end_of(kind) for kind in _ROWS}
 THINKING_END = ENDS["thinking"]
 DETAILS_END = re.compile(r"</details\s{0,4}>", re.IGNORECASE)
+# Where ChatML's roles begin. Some models think in the role "think", and answer in the role "answer".
+IM_TOKEN = re.compile(rf"<{_BAR}im_(?:start|end){_BAR}>", re.IGNORECASE)
+IM_ROLE = re.compile(
+    r"\s?(?:(?P<thoughts>thinking|think|thoughts|thought|reasoning|analysis)|answer|final|assistant|response)?[ \t]?\n?",
+    re.IGNORECASE,
+)
+LONGEST_ROLE = 16
 HARMONY_TOKEN = re.compile(r"<\|(start|channel|constrain|message|end|return|call)\|>")
 
 
@@ -118,20 +120,36 @@ class Opening(NamedTuple):
 
     literal: str
     begin: re.Pattern[str]
-    end: re.Pattern[str]
+    end: re.Pattern[str] | None  # None: what was read is dropped, and thoughts do not begin
+    begun: re.Pattern[str] | None = None  # what may still become such a beginning, where it is not one word
 
 
 _ANSWER_BEGINS = re.compile(
     rf"(?:{THINKING_END.pattern})|\n\s{{0,4}}\*{{0,2}}(?:Final )?Answer\s?(?::\*{{0,2}}|\*\*\s?:)", _FLAGS
 )
-_FENCE_END = re.compile(r"\n```")
+_FENCED = r"(?:thinking|think|thoughts?|reasoning|scratchpad)(?:[ _-]?process)?"
+_HEADER = r"(?:assistant)?(?:analysis|commentary)(?:[ \t][^<\n]{0,80})?(?:<\|constrain\|>[^<\n]{0,16})?"
 OPENINGS = (
     # gpt-oss behind a server that drops control tokens: "analysisWe need …assistantfinalThe fee …"
-    Opening(
-        "analysis",
-        re.compile(r"analysis(?=[A-Z\"'“\n])"),
-        re.compile(r"assistant\s{0,4}(?:commentary\s{0,4})?final"),
+    *(
+        Opening(
+            f"{role}{channel}",
+            re.compile(rf"{role}{channel}(?=[^\W\d_]|[\"'“‘\n])"),
+            re.compile(r"assistant\s{0,4}(?:commentary\s{0,4})?final"),
+        )
+        for role in ("", "assistant")
+        for channel in ("analysis", "commentary")
     ),
+    Opening("assistantfinal", re.compile(r"assistantfinal"), None),
+    # The same behind a server that drops the first token alone, because it is part of the prompt
+    Opening(
+        "analysis<|message|>",
+        re.compile(rf"{_HEADER}<\|message\|>", re.IGNORECASE),
+        HARMONY_TOKEN,
+        re.compile(rf"{_HEADER}<?(?:\|[a-z]{{0,9}}\|?)?", re.IGNORECASE),
+    ),
+    Opening("final<|message|>", re.compile(r"final<\|message\|>"), None),
+    Opening("assistant<|channel|>", re.compile(r"assistant(?=<\|channel\|>)"), None),
     *(
         # Granite
         Opening(
@@ -147,7 +165,12 @@ OPENINGS = (
         for words in ("Thought", "Thinking", "Thinking process")
     ),
     *(
-        Opening(f"```{name}\n", re.compile(rf"```{name}[ \t]?\n", re.IGNORECASE), _FENCE_END)
-        for name in ("thinking", "think", "thought", "thoughts", "reasoning", "scratchpad")
+        Opening(
+            fence,
+            re.compile(rf"{fence}[ \t]?(?:{_FENCED})[ \t]?\r?\n", re.IGNORECASE),
+            re.compile(rf"\n{fence}"),
+            re.compile(r"[`~]{1,5}[ \t]?[a-z _-]{0,24}[ \t]?\r?", re.IGNORECASE),
+        )
+        for fence in ("```", "````", "`````", "~~~", "~~~~")
     ),
 )
