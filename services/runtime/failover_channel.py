@@ -167,7 +167,7 @@ class FailoverChannel(grpc.aio.Channel):
     async def _probe(self, _pool: Pool, member: Member) -> HealthCheck:
         await self.start()
         watch = self.link(member.endpoint).watch
-        return await watch.check() if watch is not None else unhealthy(self.pool.service, "it is gone")
+        return await watch.check(reconnect=True) if watch is not None else unhealthy(self.pool.service, "it is gone")
 
     def _once(self, shape: Shape, *args: Any, **kwargs: Any) -> Any:
         self.get_state(try_to_connect=True)

@@ -23,6 +23,8 @@ READINESS = "readiness"
 # Together the longest that a frozen peer goes unnoticed where there is another, in seconds.
 HEARTBEAT_INTERVAL = 0.5
 HEARTBEAT_TIMEOUT = 0.8
+# A channel that could not connect tries again within its longest pause of 1 s and a fifth: until then it says the same.
+_RECONNECTS_WITHIN = 1.5
 # Watching again after the watch broke; doubles.
 _FIRST_RETRY, _LAST_RETRY = 0.1, 1.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -43,12 +45,18 @@ class HealthWatch:
             asyncio.create_task(work, context=contextvars.Context()) for work in (self._watch(), self._beat())
         ]
 
-    async def check(self) -> HealthCheck:
-        """Ask now."""
+    async def check(self, *, reconnect: bool = False) -> HealthCheck:
+        """Ask now. With ``reconnect``, an endpoint without a connection is down only after another was tried."""
         error = await self._ask()
-        if error is not None and error.code() is grpc.StatusCode.UNAVAILABLE and not judge(error).unreached:
-            # The connection ended while it was asked, perhaps because it was old: a new one tells.
-            error = await self._ask()
+        if error is not None and error.code() is grpc.StatusCode.UNAVAILABLE:
+            if not judge(error).unreached:
+                # The connection ended while it was asked, perhaps because it was old: a new one tells.
+                error = await self._ask()
+            elif reconnect:
+                again = await self._ask(within=_RECONNECTS_WITHIN, wait_for_ready=True)
+                # Without a connection in all that time, the first answer still says why.
+                if again is None or again.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                    error = again
         if error is not None:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._pool.missed(self._member)
@@ -56,11 +64,13 @@ class HealthWatch:
                 self._down(error)
         return self._member.health(datetime.now(UTC))
 
-    async def _ask(self) -> grpc.aio.AioRpcError | None:
+    async def _ask(
+        self, *, within: float = HEARTBEAT_TIMEOUT, wait_for_ready: bool = False
+    ) -> grpc.aio.AioRpcError | None:
         began = time.monotonic()
         request = health_pb2.HealthCheckRequest(service=READINESS)
         try:
-            answer = await self._stub.Check(request, timeout=HEARTBEAT_TIMEOUT)
+            answer = await self._stub.Check(request, timeout=within, wait_for_ready=wait_for_ready)
         except grpc.aio.AioRpcError as error:
             return error
         self._say(answer.status, time.monotonic() - began)

@@ -28,6 +28,7 @@ from services.runtime.failover_calls import method_class
 from services.runtime.failover_channel import FailoverChannel
 from services.runtime.resolver import Resolver
 from services.runtime.server import Server
+from tests.support.processes import free_ports
 from tests.support.proxy import Proxy, proxy_of
 from tests.support.serving import (
     ECHO_DESCRIPTOR,
@@ -393,6 +394,20 @@ async def test_its_state_is_that_of_its_endpoints(serving: Serving, channels: Op
         assert (check.service_name, check.status.value, check.error_message) == ("echo", "healthy", "")
         assert check.response_time > 0
     assert channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
+
+
+async def test_a_look_does_not_repeat_what_a_pause_between_two_connections_says(
+    serving: Serving, channels: Open
+) -> None:
+    (port,) = free_ports(1)
+    async with channels(port) as channel:
+        for _ in range(2):
+            # Longer than the heartbeats: the pause of the channel has grown by then.
+            (check,) = await channel.failover.health_check_all_services()
+            assert (check.status.value, check.error_message) == ("unhealthy", "nothing answers there")
+        await serve(serving, "one", port=port)
+        (check,) = await channel.failover.health_check_all_services()
+        assert (check.status.value, check.error_message) == ("healthy", "")
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
