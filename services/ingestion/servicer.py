@@ -18,7 +18,7 @@ from services.runtime import paging, wire
 from services.runtime.auditing.record import current_record
 from services.runtime.unbuilt import unbuilt
 
-# Seconds of the caller's time that are kept for the answer.
+# Seconds of the caller's time that are kept for the answer; a third of it when it is short.
 _TO_ANSWER = 1.0
 
 
@@ -128,4 +128,4 @@ class IngestionServicer(rpc.IngestionServiceServicer):
 def _patience() -> float | None:
     """How long a call's work may take, so that there is still time to say what became of it."""
     remaining = current.remaining()
-    return None if remaining is None else remaining - min(_TO_ANSWER, remaining / 10)
+    return None if remaining is None else remaining - min(_TO_ANSWER, remaining / 3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,13 +31,30 @@ class DirectoryFiles:
         The kernel gives the lock (flock) back with the end of the process, however it ends.
         """
         while True:
-            missing = not directory.exists()
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if missing:
-                _sync(directory.parent)
-            # Whoever removes the directory may do so between two of these steps.
+            # It may be removed, or made by another process, between two of these steps.
             with suppress(FileNotFoundError):
                 return cls.open_left(directory)
+            if (made := cls._make(directory)) is not None:
+                return made
+
+    @classmethod
+    def _make(cls, directory: Path) -> Self | None:
+        """Make ``directory``, locked from its first moment on; None if another process made it meanwhile."""
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        # Under its own name a process that looks for spools left behind could lock it first.
+        new = directory.with_name(f".{directory.name}-{secrets.token_hex(8)}")
+        new.mkdir(mode=0o700)
+        files = cls.open_left(new)
+        try:
+            new.rename(directory)
+        except OSError as error:
+            files.discard()
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return None
+            raise
+        files.directory = directory
+        _sync(directory.parent)
+        return files
 
     @classmethod
     def open_left(cls, directory: Path) -> Self:

@@ -150,6 +150,39 @@ def test_a_directory_that_is_removed_while_it_is_taken_is_made_anew(
     second.release()
 
 
+def test_a_directory_that_is_made_is_its_makers_from_its_first_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Path.mkdir
+
+    def seen_at_once(path: Path, *arguments: object, **options: object) -> None:
+        made(path, *arguments, **options)  # type: ignore[arg-type]
+        for found in tmp_path.glob(f"{NAME}*"):
+            taken.append(DirectoryFiles.open_left(found))
+
+    taken: list[DirectoryFiles] = []
+    monkeypatch.setattr(Path, "mkdir", seen_at_once)
+    DirectoryFiles.open(tmp_path / NAME).release()
+    assert (taken, [path.name for path in tmp_path.iterdir()]) == ([], [NAME])
+
+
+def test_a_directory_that_two_processes_make_is_the_firsts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Path.mkdir
+    first: list[DirectoryFiles] = []
+
+    def overtaken(path: Path, *arguments: object, **options: object) -> None:
+        made(path, *arguments, **options)  # type: ignore[arg-type]
+        if path.parent == tmp_path:
+            monkeypatch.undo()
+            first.append(DirectoryFiles.open(tmp_path / NAME))
+
+    monkeypatch.setattr(Path, "mkdir", overtaken)
+    with pytest.raises(FailedPrecondition, match="in use"):
+        DirectoryFiles.open(tmp_path / NAME)
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    first[0].release()
+
+
 # --- what others left -----------------------------------------------------------------------------------------------
 
 

@@ -163,7 +163,8 @@ async def test_a_shorter_time_that_the_code_asks_for_counts(serving: Serving) ->
 
     server = await serving.serve(echo_service(front))
     outcome = await call(serving.connect(server), "Unary", "x", timeout=1000)
-    assert 0 < float(outcome.responses[0]) <= 50
+    # gRPC rounds it up on the wire, see above.
+    assert 0 < float(outcome.responses[0]) < 50 * 1.01
 
 
 async def test_a_callee_gives_up_before_its_caller_does(serving: Serving) -> None:
