@@ -157,8 +157,7 @@ def test_a_directory_that_is_made_is_its_makers_from_its_first_moment(
 
     def seen_at_once(path: Path, *arguments: object, **options: object) -> None:
         made(path, *arguments, **options)  # type: ignore[arg-type]
-        for found in tmp_path.glob(f"{NAME}*"):
-            taken.append(DirectoryFiles.open_left(found))
+        taken.extend(DirectoryFiles.open_left(found) for found in tmp_path.glob(f"{NAME}*"))
 
     taken: list[DirectoryFiles] = []
     monkeypatch.setattr(Path, "mkdir", seen_at_once)

@@ -207,7 +207,8 @@ async def test_many_documents_at_once_wait_for_their_turn() -> None:
 async def test_a_question_has_a_short_limit_of_its_own() -> None:
     async with EmbeddingServer() as server:
         server.held = asyncio.Event()
-        embedder = OpenAIEmbedder(server.url, MODEL, timeout=600.0, query_timeout=0.02)
+        # Long enough for a busy machine to connect.
+        embedder = OpenAIEmbedder(server.url, MODEL, timeout=600.0, query_timeout=1.0)
         with pytest.raises(Unavailable):
             await embedder.embed_query("question")
         server.held.set()
