@@ -64,7 +64,7 @@ def test_a_token_that_would_be_refused_is_not_made(settings: Settings) -> None:
             minted(given, **changes)
         assert told in refused.value.message
     # Without a wish it lives as long as it may.
-    assert asyncio.run(token_claims(limited, minted(limited, tenant="acme", lifetime=None))).caller.tenant == "acme"
+    assert asyncio.run(token_claims(limited, minted(limited, tenant="acme", lifetime=None))).tenant == "acme"
 
 
 def test_what_may_be_a_mistake_is_said_of_a_new_token(settings: Settings) -> None:
@@ -242,6 +242,7 @@ def test_what_is_no_token_is_not_revoked_and_the_command_says_why(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     long = configured(settings)
+    long.data_dir.mkdir()
     minter = TokenMinter(SECRET.encode(), issuer="https://login.example", audience="groundwire")
     token = minter.mint(tenant="default", subject="bob", lifetime=7200)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{token}\n"))
