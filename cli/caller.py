@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import re
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from cli.errors import CliError, ExitCode, usage
 from services.corpus.errors import FailedPrecondition
-from services.runtime.options import IssuerOptions
+from services.corpus.principal import EVERYBODY, is_name, principal
+from services.runtime.options import ClaimOptions, IssuerOptions
 from services.runtime.settings import TOKEN_VARIABLE, ConfigurationError, Settings, is_loopback, load
 
 # A token of the development identity is minted again after this, in seconds; it is valid for longer.
@@ -70,6 +74,36 @@ def _mint() -> str | None:
         return development.mint(settings)
     except FailedPrecondition as error:
         raise CliError(f"{development.key_path(settings)}: {error.message}", code=ExitCode.USAGE) from error
+
+
+def principals(settings: Settings, address: str) -> frozenset[str] | None:
+    """What the caller of a service at ``address`` answers to, as far as can be told here; None if it cannot.
+
+    A token in the environment is read without a look at its signature: good for a hint, and for nothing else.
+    """
+    if token := os.environ.get(TOKEN_VARIABLE, "").strip():
+        issuers = settings.authentication.issuers
+        claims = _unverified(token)
+        usual = all(issuer.claims == ClaimOptions() for issuer in issuers if issuer.name == claims.get("iss"))
+        subject, groups = claims.get("sub"), claims.get("groups", [])
+        if not usual or not isinstance(subject, str) or not isinstance(groups, list):
+            return None
+        named = [("user", subject), *(("group", group) for group in groups if isinstance(group, str))]
+    elif settings.authentication.issuers or not is_loopback(address):
+        return None
+    else:
+        own = settings.development
+        named = [("user", own.subject), *(("group", group) for group in own.groups)]
+    return frozenset({EVERYBODY, *(principal(kind, name) for kind, name in named if is_name(kind, name))})
+
+
+def _unverified(token: str) -> dict[str, Any]:
+    payload = (token.split(".") + [""])[1]
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except ValueError:
+        return {}
+    return claims if isinstance(claims, dict) else {}
 
 
 def why_unknown(address: str) -> str:

@@ -774,7 +774,10 @@ async def test_ingest_without_readers_sends_none_and_says_so(fakes: Fakes, tmp_p
     assert ended.code == 0
     assert json.loads(ended.out)["results"][0]["document_id"] == "a.md"
     assert not fakes.ingestion.requests[0].documents[0].HasField("access")
-    assert "no readers given" in ended.err
+    assert (
+        "note: no readers given for 1 document: the collection's default readers may read them, and you may be none of "
+        "those; if it has none, you alone; --readers tenant:* lets everybody\n"
+    ) == ended.err
 
 
 async def test_ingest_bounds_its_batches_in_number_and_bytes(fakes: Fakes, tmp_path: Path) -> None:
@@ -995,6 +998,9 @@ def _plain_console(monkeypatch: pytest.MonkeyPatch) -> None:
         (("status", "--data-dir", ""), "--data-dir: is empty"),
         (("keys", "list", "--data-dir", ""), "--data-dir: is empty"),
         (("token", "--subject", ""), "--subject: is empty"),
+        (("ingest", ".", "--readers", ""), "--readers is empty; name who may read, such as user:ann"),
+        (("collections", "create", "hr", "--readers", " , "), "--readers is empty; name who may read"),
+        (("collections", "update", "hr", "--readers", ""), "cannot lose all of them again"),
     ],
 )
 async def test_what_an_unset_variable_leaves_is_refused(command: tuple[str, ...], said: str) -> None:

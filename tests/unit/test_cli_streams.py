@@ -129,8 +129,24 @@ def test_the_help_of_every_command_fits_and_names_no_types(
     shown = capsys.readouterr().out
     assert f"Usage: {' '.join(('groundwire', *path))}" in " ".join(shown.split())
     assert max(map(cell_len, shown.splitlines())) <= columns
-    for noise in ("<bool>", "<str>", "<path>", "<list[", "Path]"):
+    for noise in ("<bool>", "<str>", "<path>", "<list[", "Path]", "range>", "<int", "<float"):
         assert noise not in shown
+
+
+def test_help_shows_what_a_number_may_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    for command, shown in (
+        ("ask", ("N [1<=x<=100]", "X [0.0<=x<=1.0]", "N [0<=x<=8192]")),
+        ("search", ("N [1<=x<=100]",)),
+        ("status", ("N [1<=x<=65530]", "its six ports are")),
+        ("up", ("N [0<=x<=65530]", "0: any free ones")),
+    ):
+        assert cli_main.main([command, "--help"]) == 0
+        told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        for part in shown:
+            assert part in told, command
 
 
 @pytest.mark.parametrize("path", [path for path in _commands(get_command(cli_main.app)) if path and path != ("_mesh",)])
