@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 
 from cli.client import explained, open_channel
-from cli.documents import Entry, Found
+from cli.documents import MAX_BYTES, NOT_A_FILE, Entry, Found, what_it_is
 from cli.errors import CliError
 from cli.ingest_report import Report, Result
 from cli.interrupts import BUT_HANGUP, interrupts
@@ -103,7 +104,9 @@ async def say_who_reads(
     readers = list(default.default_access.readers) if default is not None and default.HasField("default_access") else []
     told = f"note: no readers given for {plural(count, 'document')}: "
     if default is None:
-        told += "the collection's default readers may read them, and you may be none of those; if it has none, you alone"
+        told += (
+            "the collection's default readers may read them, and you may be none of those; if it has none, you alone"
+        )
     elif not default.HasField("default_access"):
         told += f"the collection {clean(default.name)} has no default readers, so you alone may read them"
     else:
@@ -297,9 +300,16 @@ class _Sender:
 
 def _read(entry: Entry) -> pb.DocumentInput | Result:
     try:
-        content = Path(entry.path).read_bytes()
+        # It may be another one by now: without waiting for the other end of a pipe, should it be one.
+        with os.fdopen(os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                return Result(entry, reason=NOT_A_FILE, message=what_it_is(mode))
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         return Result(entry, reason="UNREADABLE", message=f"The file cannot be read: {error.strerror}.")
+    if len(content) > MAX_BYTES:
+        return Result(entry, reason="TOO_LARGE", message="The file has grown too large since it was looked at.")
     access = None if entry.readers is None else core_pb2.Access(readers=entry.readers)
     return pb.DocumentInput(
         document_id=entry.document_id,

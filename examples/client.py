@@ -9,7 +9,9 @@ the stubs under generated/ come with the `groundwire` distribution (`from ground
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import sys
 from typing import Any
 
@@ -30,10 +32,16 @@ Employees ride for free when they show their badge.
 
 def main() -> int:
     """Ingest, ask, print; return the process's exit code."""
-    host = sys.argv[1] if len(sys.argv) > 1 else "localhost"
+    parser = argparse.ArgumentParser(description="Take a document in, and ask a question that it answers.")
+    parser.add_argument("host", nargs="?", default="localhost", help="where `groundwire up` runs (default: localhost)")
+    host = parser.parse_args().host
     ingestion_port = os.environ.get("INGESTION_PORT", "50051")
     query_port = os.environ.get("QUERY_PORT", "50050")
-    metadata = (("authorization", f"Bearer {os.environ.get('GROUNDWIRE_TOKEN', '')}"),)
+    token = os.environ.get("GROUNDWIRE_TOKEN", "").strip()
+    if not re.fullmatch(r"[A-Za-z0-9\-._~+/=]*", token):  # RFC 6750; gRPC would say "Invalid metadata"
+        print("GROUNDWIRE_TOKEN is not one token: export GROUNDWIRE_TOKEN=$(groundwire token)", file=sys.stderr)
+        return 2
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
 
     with grpc.insecure_channel(f"{host}:{ingestion_port}", options=OPTIONS) as channel:
         ingestion = ingestion_service_pb2_grpc.IngestionServiceStub(channel)
@@ -84,8 +92,11 @@ if __name__ == "__main__":
         sys.exit(main())
     except grpc.RpcError as error:
         call: Any = error  # what a stub raises is a grpc.Call, too: it has a code and details
-        print(
-            f"{call.code().name}: {call.details()} (is `groundwire up` running, and GROUNDWIRE_TOKEN set?)",
-            file=sys.stderr,
-        )
+        hints = {
+            grpc.StatusCode.UNAUTHENTICATED: "GROUNDWIRE_TOKEN is not set, or its token is not accepted: "
+            "export GROUNDWIRE_TOKEN=$(groundwire token), with the data directory or the settings of the services",
+            grpc.StatusCode.UNAVAILABLE: "is `groundwire up` running there?",
+        }
+        hint = f" ({hints[call.code()]})" if call.code() in hints else ""
+        print(f"{call.code().name}: {call.details()}{hint}", file=sys.stderr)
         sys.exit(3)

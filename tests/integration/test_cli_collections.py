@@ -158,7 +158,9 @@ async def test_the_commands_of_the_guide_work(terminal: Terminal, tmp_path: Path
     for command in prompted(block):
         exported = re.fullmatch(r"export GROUNDWIRE_TOKEN=\$\((.*)\)", command)
         # Here every caller is one user of one group, whatever their token says.
-        line = exported[1] if exported else command.replace(" DIR", f" {tmp_path}").replace("group:hr", f"group:{GROUP}")
+        line = (
+            exported[1] if exported else command.replace(" DIR", f" {tmp_path}").replace("group:hr", f"group:{GROUP}")
+        )
         ended = await terminal.run(*shlex.split(line)[1:], **token)
         assert (ended.returncode, "error" in ended.stderr) == (0, False), command
         told += ended.stderr
@@ -187,7 +189,11 @@ async def test_ingest_says_who_will_read_what_comes_without_readers(catalog: Ter
         ("lifts", stranger, "which are user:b, user:c, user:d and 1 more; you may be none of them"),
     ):
         ended = await catalog.run(
-            "ingest", str(tmp_path / "a.txt"), "--collection", collection, **({"GROUNDWIRE_TOKEN": token} if token else {})
+            "ingest",
+            str(tmp_path / "a.txt"),
+            "--collection",
+            collection,
+            **({"GROUNDWIRE_TOKEN": token} if token else {}),
         )
         (said,) = [line for line in ended.stderr.splitlines() if line.startswith("note: no readers")]
         assert said.startswith(note)

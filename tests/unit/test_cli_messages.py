@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +37,7 @@ from services.runtime.server import MIB, Server, Service
 from services.runtime.settings import Settings
 from services.runtime.unbuilt import unbuilt
 from tests.support.clients import clients
-from tests.support.processes import PATIENCE
+from tests.support.processes import PATIENCE, ROOT
 from tests.support.recording import memory_recorder
 
 _ISSUER = "https://idp.example.org"
@@ -333,6 +335,33 @@ def test_up_and_doctor_offer_only_tokens_that_can_be_made(monkeypatch: pytest.Mo
     assert f"get one from {_ISSUER}" in callers(settings_with(_PUBLIC)).remedy
     monkeypatch.setenv("GROUNDWIRE_TOKEN", "x")
     assert callers(settings_with(_PUBLIC)).remedy == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token", "code", "told"),
+    [
+        (["--help"], "", 0, "usage: client.py [-h] [host]"),
+        ([], "Bearer x\ny", 2, "GROUNDWIRE_TOKEN is not one token: export GROUNDWIRE_TOKEN=$(groundwire token)"),
+    ],
+)
+def test_the_example_of_a_client_says_what_it_takes(arguments: list[str], token: str, code: int, told: str) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "client.py"), *arguments]
+    environment = {**os.environ, "GROUNDWIRE_TOKEN": token, "INGESTION_PORT": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == code
+    assert told in (done.stdout or done.stderr)
+
+
+async def test_the_example_of_a_client_says_why_it_is_refused(served: Served) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "client.py"), "127.0.0.1"]
+    port = served.stranger.rpartition(":")[2]
+    environment = {**os.environ, "GROUNDWIRE_TOKEN": "x", "INGESTION_PORT": port, "QUERY_PORT": port}
+    done = await asyncio.to_thread(
+        subprocess.run, command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("UNAUTHENTICATED: ")
+    assert "GROUNDWIRE_TOKEN is not set, or its token is not accepted: export" in done.stderr
 
 
 # --- how errors look ------------------------------------------------------------------------------------------------

@@ -54,7 +54,11 @@ def test_a_token_that_would_be_refused_is_not_made(settings: Settings) -> None:
     limited = settings.replace(authentication=AuthenticationOptions(issuers=(short,)))
     for given, changes, told in (
         (settings, {"lifetime": 3601}, "tokens of the data directory live at most 3600 seconds"),
-        (limited, {"tenant": "acme", "lifetime": 901}, "setting max_lifetime of the issuer https://login.example is 900"),
+        (
+            limited,
+            {"tenant": "acme", "lifetime": 901},
+            "setting max_lifetime of the issuer https://login.example is 900",
+        ),
         (limited, {"tenant": "rival"}, "--tenant 'rival' is none of those that the issuer https://login.example may"),
         (guarded, {"groups": ("user:root",)}, "groups: 'user:root' must be a bare name, without user: or group:"),
         (guarded, {"subject": "group:hr"}, "subject: must be a bare name, without user: or group:"),
@@ -79,7 +83,7 @@ def test_what_may_be_a_mistake_is_said_of_a_new_token(settings: Settings) -> Non
 
 
 def test_a_revocation_where_no_service_would_learn_of_it_is_a_mistake(settings: Settings) -> None:
-    with pytest.raises(CliError, match="there is no data directory .*set GROUNDWIRE_DATA_DIR to the one that they use"):
+    with pytest.raises(CliError, match=r"there is no data directory .*set GROUNDWIRE_DATA_DIR to the one that they use"):
         revoke(settings, token_id=None, issuer=None, subject="bob", tenant=None)
     assert not settings.data_dir.exists()
 
