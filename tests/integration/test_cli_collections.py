@@ -154,7 +154,8 @@ async def test_what_is_wrong_is_said(catalog: Terminal) -> None:
 async def test_the_commands_of_the_guide_work(terminal: Terminal, tmp_path: Path) -> None:
     (tmp_path / "leave.md").write_text("Parental leave lasts 14 months.")
     block = next(block for block in blocks(GUIDE, "console") if "groundwire collections create" in block.body)
-    told, token = "", {}
+    told = ""
+    token: dict[str, str] = {}
     for command in prompted(block):
         exported = re.fullmatch(r"export GROUNDWIRE_TOKEN=\$\((.*)\)", command)
         # Here every caller is one user of one group, whatever their token says.

@@ -55,7 +55,8 @@ async def test_that_no_event_matches_is_said(
     principal: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def none(*_: Any, **__: Any) -> AsyncIterator[pb.LoggedEvent]:
-        for event in ():
+        nothing: list[pb.LoggedEvent] = []
+        for event in nothing:
             yield event
 
     monkeypatch.setattr(audit, "_events", none)

@@ -83,7 +83,9 @@ def test_what_may_be_a_mistake_is_said_of_a_new_token(settings: Settings) -> Non
 
 
 def test_a_revocation_where_no_service_would_learn_of_it_is_a_mistake(settings: Settings) -> None:
-    with pytest.raises(CliError, match=r"there is no data directory .*set GROUNDWIRE_DATA_DIR to the one that they use"):
+    with pytest.raises(
+        CliError, match=r"there is no data directory .*set GROUNDWIRE_DATA_DIR to the one that they use"
+    ):
         revoke(settings, token_id=None, issuer=None, subject="bob", tenant=None)
     assert not settings.data_dir.exists()
 
