@@ -30,18 +30,19 @@ Employees ride for free when they show their badge.
 """
 
 
-def main() -> int:
+def authorization(token: str) -> tuple[tuple[str, str], ...]:
+    """The header that carries ``token``; exits where it is none (RFC 6750): gRPC would say "Invalid metadata"."""
+    if not re.fullmatch(r"[A-Za-z0-9\-._~+/=]*", token):
+        print("GROUNDWIRE_TOKEN is not one token: export GROUNDWIRE_TOKEN=$(groundwire token)", file=sys.stderr)
+        sys.exit(2)
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def main(host: str) -> int:
     """Ingest, ask, print; return the process's exit code."""
-    parser = argparse.ArgumentParser(description="Take a document in, and ask a question that it answers.")
-    parser.add_argument("host", nargs="?", default="localhost", help="where `groundwire up` runs (default: localhost)")
-    host = parser.parse_args().host
     ingestion_port = os.environ.get("INGESTION_PORT", "50051")
     query_port = os.environ.get("QUERY_PORT", "50050")
-    token = os.environ.get("GROUNDWIRE_TOKEN", "").strip()
-    if not re.fullmatch(r"[A-Za-z0-9\-._~+/=]*", token):  # RFC 6750; gRPC would say "Invalid metadata"
-        print("GROUNDWIRE_TOKEN is not one token: export GROUNDWIRE_TOKEN=$(groundwire token)", file=sys.stderr)
-        return 2
-    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+    metadata = authorization(os.environ.get("GROUNDWIRE_TOKEN", "").strip())
 
     with grpc.insecure_channel(f"{host}:{ingestion_port}", options=OPTIONS) as channel:
         ingestion = ingestion_service_pb2_grpc.IngestionServiceStub(channel)
@@ -88,8 +89,10 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Take a document in, and ask a question that it answers.")
+    parser.add_argument("host", nargs="?", default="localhost", help="where `groundwire up` runs (default: localhost)")
     try:
-        sys.exit(main())
+        sys.exit(main(parser.parse_args().host))
     except grpc.RpcError as error:
         call: Any = error  # what a stub raises is a grpc.Call, too: it has a code and details
         hints = {
