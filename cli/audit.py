@@ -17,6 +17,7 @@ from cli.audit_verify import show_report
 from cli.client import connect
 from cli.errors import CliError, ExitCode, usage
 from cli.output import Format, Screen
+from cli.text import one_line
 from groundwire.audit.v1 import audit_service_pb2 as pb
 from groundwire.audit.v1 import audit_service_pb2_grpc as rpc
 from services.audit.merkle import verify_inclusion
@@ -74,12 +75,21 @@ async def show_events(screen: Screen, where: Where, wanted: pb.EventFilter, limi
     else:
         for line in table([shown(logged) for logged in events], screen.out.width):
             screen.table(line)
+    if not found:
+        screen.note(_nothing(wanted))
     if len(found) > limit:
         screen.note(
             f"groundwire: there are older events than these {limit:,}; --limit shows more of them, --until those "
             "before a time, `groundwire audit export` all"
         )
     return ExitCode.OK
+
+
+def _nothing(wanted: pb.EventFilter) -> str:
+    told = "note: no event of your tenant matches"
+    if wanted.principal and ":" not in wanted.principal:
+        return f"{told}; principals in the log are written as user:{one_line(wanted.principal)}"
+    return told
 
 
 async def tail(screen: Screen, where: Where, wanted: pb.EventFilter, start: int) -> int:
@@ -94,8 +104,12 @@ async def tail(screen: Screen, where: Where, wanted: pb.EventFilter, start: int)
 async def export(screen: Screen, where: Where, wanted: pb.EventFilter) -> int:
     """Every event as a line of JSON; the exit code."""
     async with connect("audit", where.address, where.tls) as channel:
+        none = True
         async for logged in _events(channel, wanted):
+            none = False
             _print_line(screen, logged)
+    if none:
+        screen.note(_nothing(wanted))
     return ExitCode.OK
 
 

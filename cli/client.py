@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cli.caller import CallerToken
 from cli.errors import CliError, ExitCode, usage
 from cli.rpc_errors import explain
-from cli.services import NAMES
+from cli.services import MESH, NAMES
 from interceptors.client import outgoing
 from services.runtime.addresses import address_problem, target
 from services.runtime.options import Addresses, TlsOptions
@@ -70,7 +70,7 @@ async def explained(
     if name := missing_in(error):
         return await unknown(name, collections_at, tls)
     if error.code() in _OF_ANOTHER and (found := await _who_answers(channel)) and service not in found:
-        return CliError(_wrong_service(service, address, found[0]), code=ExitCode.REFUSED)
+        return CliError(await _wrong_service(service, address, found[0], tls), code=ExitCode.REFUSED)
     return explain(error, service, address)
 
 
@@ -84,15 +84,35 @@ async def _who_answers(channel: grpc.aio.Channel) -> list[str]:
     return [name for name in NAMES if f"groundwire.{name}.v1.{name.capitalize()}Service" in listed.statuses]
 
 
-def _wrong_service(service: str, address: str, found: str) -> str:
+async def _wrong_service(service: str, address: str, found: str, tls: TlsOptions | None) -> str:
     told = f"{address} is the address of the {found} service, not of the {service} service"
     try:
-        known = load(Settings).address(service)
+        settings = load(Settings)
     except ConfigurationError:
-        known = ""
+        return told
+    known = settings.address(service)
     if known == address:
         return f"{told}; correct the setting addresses.{service}"
-    return f"{told}, which the settings say is at {known}" if known else told
+    if settings.address(found) == address:
+        return f"{told}, which the settings say is at {known}"
+    # The settings are of another mesh than this one, such as one on other ports, which are in a row.
+    beside = in_a_row(service, address, found)
+    if beside is None:
+        return told
+    channel = open_channel(beside, tls)
+    try:
+        return f"{told}, which is at {beside}" if service in await _who_answers(channel) else told
+    finally:
+        await channel.close()
+
+
+def in_a_row(service: str, address: str, found: str) -> str | None:
+    """Where ``service`` is if ``found`` is at ``address`` in a mesh that was started with `--port-base`."""
+    host, _, port = address.rpartition(":")
+    if service not in MESH or found not in MESH or address.startswith("unix:"):
+        return None
+    moved = int(port) + MESH.index(service) - MESH.index(found)
+    return f"{host}:{moved}" if 0 < moved < 65_536 else None
 
 
 def open_channel(address: str, tls: TlsOptions | None = None, *, reconnect_ms: int = 1_000) -> grpc.aio.Channel:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from rich.table import Table
 from rich.text import Text
 
 from cli.caller import where_tokens_are_from
@@ -25,6 +24,8 @@ from cli.output import Format, Screen
 from cli.services import NAMES, settings_class
 from cli.status_ask import Peers, Where
 from cli.status_view import HEALTHY, UNHEALTHY
+from cli.streams import fitted
+from cli.tables import GAP
 from cli.text import plural, size
 from services.corpus.errors import GroundwireError
 from services.embedding.weights import BGE_SMALL_EN, MS_MARCO_MINILM_L12, WeightSources, find_weights
@@ -279,21 +280,32 @@ def traces() -> Finding:
 
 
 def _show_tables(screen: Screen, findings: list[Finding], effective: dict[str, str]) -> None:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold", ratio=1)
+    # Lines, and no table: a path that is too long for a cell would be broken, and could not be copied.
+    widths = (max(len(finding.state) for finding in findings), max(len(finding.what) for finding in findings))
+    indent = sum(widths) + 2 * GAP
     for finding in findings:
-        text = Text(finding.found)
+        state, what = finding.state.ljust(widths[0]), finding.what.ljust(widths[1])
+        screen.out.print(
+            Text.assemble(
+                (state, _COLOURS[finding.state]),
+                " " * GAP,
+                (what, "cyan"),
+                " " * GAP,
+                _beside(finding.found, indent, screen.out.width),
+            ),
+            soft_wrap=True,
+        )
         if finding.remedy:
-            text.append(f"\n→ {finding.remedy}", style="bold")
-        table.add_row(Text(finding.state, style=_COLOURS[finding.state]), finding.what, text)
-    screen.table(table)
+            remedy = _beside(f"→ {finding.remedy}", indent, screen.out.width)
+            screen.out.print(Text(" " * indent + remedy, style="bold"), soft_wrap=True)
     if effective:
         screen.out.print(Text("\nEffective settings", style="bold"))
-        shown = Table(box=None, pad_edge=False, show_header=False)
-        shown.add_column(style="dim", no_wrap=True)
-        shown.add_column(overflow="fold")
+        width = max(map(len, effective))
         for name, value in effective.items():
-            shown.add_row(name, value)
-        screen.table(shown)
+            told = _beside(value, width + GAP, screen.out.width)
+            screen.out.print(Text.assemble((name.ljust(width), "dim"), " " * GAP, told), soft_wrap=True)
+
+
+def _beside(text: str, indent: int, width: int) -> str:
+    """``text`` in lines that fit beside a column of ``indent``; a longer word stays whole."""
+    return fitted(text, width - indent).replace("\n", "\n" + " " * indent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import tomllib
 import unicodedata
 from collections import Counter
@@ -20,6 +21,7 @@ EXTENSIONS = frozenset(
 )
 MANIFEST = "manifest.toml"
 MAX_BYTES = 32 * 1024 * 1024
+NOT_A_FILE = "NOT_A_FILE"
 _MAX_ID = 128
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]+")
@@ -235,9 +237,13 @@ def _checked(entries: Sequence[Entry], readers: Sequence[str] | None) -> Iterato
     for entry in entries:
         size, problem = 0, None
         try:
-            size = entry.path.stat().st_size
+            status = entry.path.stat()
         except OSError as error:
             problem = ("UNREADABLE", f"The file cannot be read: {error.strerror}.")
+        else:
+            size = status.st_size
+            if not stat.S_ISREG(status.st_mode):
+                problem = (NOT_A_FILE, what_it_is(status.st_mode))
         first = owners.setdefault(entry.document_id, entry.shown)
         if first != entry.shown:
             problem = (
@@ -260,6 +266,18 @@ def _checked(entries: Sequence[Entry], readers: Sequence[str] | None) -> Iterato
             size=size,
             problem=problem,
         )
+
+
+def what_it_is(mode: int) -> str:
+    """What stands in a file's place, as a sentence."""
+    kinds = {
+        stat.S_IFIFO: "a pipe; write what comes out of it into a file first",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFDIR: "a directory",
+    }
+    return f"It is no regular file but {kinds.get(stat.S_IFMT(mode), 'something else')}."
 
 
 def _table_problems(table: Mapping[str, Any]) -> Iterator[str]:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
 from cli.client import explained, open_channel
-from cli.documents import Entry, Found
+from cli.documents import MAX_BYTES, NOT_A_FILE, Entry, Found, what_it_is
 from cli.errors import CliError
 from cli.ingest_report import Report, Result
 from cli.interrupts import BUT_HANGUP, interrupts
 from cli.output import Screen
 from cli.progress import Progress
-from cli.text import clean, plural
+from cli.text import clean, one_line, plural
 from groundwire.common.v1 import core_pb2, filter_pb2
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
+from services.corpus.principal import EVERYBODY
 from services.runtime.options import TlsOptions
+
+if TYPE_CHECKING:
+    from groundwire.ingestion.v1.ingestion_service_pb2_grpc import IngestionServiceAsyncStub
 
 _BATCH_DOCUMENTS = 16
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -30,6 +36,9 @@ _IN_FLIGHT = 4
 _STEPS = 16
 _TRIES = 6
 _LONGEST_WAIT = 10.0
+# A hint is not waited for longer, in seconds; it names so many readers.
+_HINT_TIMEOUT = 3.0
+_READERS = 3
 
 
 async def ingest(
@@ -76,6 +85,39 @@ async def ingest_until_interrupted(
             report.signal = signals.first.result()
     report.skipped = found.skipped
     return report
+
+
+async def say_who_reads(
+    screen: Screen, address: str, collection: str, count: int, caller: frozenset[str] | None, tls: TlsOptions | None
+) -> None:
+    """Say who may read ``count`` documents that come without readers: the collection's default readers, by name.
+
+    ``caller`` is what the caller answers to, None if that is not known: they may be none of these.
+    """
+    channel = open_channel(address, tls)
+    default: pb.Collection | None = None
+    with suppress(grpc.aio.AioRpcError):
+        request = pb.GetCollectionRequest(name=collection)
+        stub: IngestionServiceAsyncStub = rpc.IngestionServiceStub(channel)
+        default = (await stub.GetCollection(request, timeout=_HINT_TIMEOUT)).collection
+    await channel.close()
+    readers = list(default.default_access.readers) if default is not None and default.HasField("default_access") else []
+    told = f"note: no readers given for {plural(count, 'document')}: "
+    if default is None:
+        told += (
+            "the collection's default readers may read them, and you may be none of those; if it has none, you alone"
+        )
+    elif not default.HasField("default_access"):
+        told += f"the collection {clean(default.name)} has no default readers, so you alone may read them"
+    else:
+        named = ", ".join(map(one_line, readers[:_READERS])) or "nobody"
+        more = f" and {len(readers) - _READERS:,} more" if len(readers) > _READERS else ""
+        told += f"the default readers of the collection {clean(default.name)} may read them, which are {named}{more}"
+        if caller is None and EVERYBODY not in readers:
+            told += "; you may be none of them"
+        elif caller is not None and caller.isdisjoint(readers):
+            told += "; you are none of them and will not find them"
+    screen.note(f"{told}; --readers tenant:* lets everybody")
 
 
 class _Work:
@@ -258,9 +300,16 @@ class _Sender:
 
 def _read(entry: Entry) -> pb.DocumentInput | Result:
     try:
-        content = Path(entry.path).read_bytes()
+        # It may be another one by now: without waiting for the other end of a pipe, should it be one.
+        with os.fdopen(os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                return Result(entry, reason=NOT_A_FILE, message=what_it_is(mode))
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         return Result(entry, reason="UNREADABLE", message=f"The file cannot be read: {error.strerror}.")
+    if len(content) > MAX_BYTES:
+        return Result(entry, reason="TOO_LARGE", message="The file has grown too large since it was looked at.")
     access = None if entry.readers is None else core_pb2.Access(readers=entry.readers)
     return pb.DocumentInput(
         document_id=entry.document_id,

@@ -32,7 +32,7 @@ class Result:
     def document(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "path": _printable(self.entry.shown),
+            "path": self.entry.shown.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
             "document_id": self.entry.document_id,
             "version": self.version,
             "chunks": self.chunks,
@@ -157,4 +157,6 @@ def exit_code(report: Report) -> int:
 
 
 def _printable(name: str) -> str:
-    return clean(name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    """A file's name on one line: what would break it, or divide it in columns, is shown as a backslash shows it."""
+    shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return clean(shown.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t"))

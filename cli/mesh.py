@@ -90,10 +90,11 @@ def plan(
     return Plan(settings, environment, port_base, data_dir is not None, workers)
 
 
-def check_ports(addresses: Mapping[str, str], announced: Collection[str] = ()) -> None:
+def check_ports(addresses: Mapping[str, str], announced: Collection[str] = (), port_base: int | None = None) -> None:
     """Raise CliError, before anything is started, when an address cannot be listened on.
 
-    ``announced`` are the services where another ``groundwire up`` is about to listen.
+    ``announced`` are the services where another ``groundwire up`` is about to listen. ``port_base`` is that of the
+    command line.
     """
     problems: dict[str, list[str]] = {}
     for name, address in addresses.items():
@@ -111,8 +112,9 @@ def check_ports(addresses: Mapping[str, str], announced: Collection[str] = ()) -
             problems.setdefault(problem, []).append(f"{address} ({name})")
     if problems:
         told = "; ".join(f"{', '.join(where)}: {problem}" for problem, where in problems.items())
+        who = f"`groundwire status --port-base {port_base}`" if port_base else "`groundwire doctor`"
         raise CliError(
-            f"cannot listen on {told}; `groundwire doctor` shows who is there; "
+            f"cannot listen on {told}; {who} shows who is there; "
             "--port-base N takes other ports (0: any free ones), --data-dir DIR another directory"
         )
 

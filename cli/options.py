@@ -37,7 +37,9 @@ FilterOption = Annotated[
         help="Only documents with this metadata (also KEY!=V, KEY>=V, KEY<=V); may be repeated.",
     ),
 ]
-TopKOption = Annotated[int | None, typer.Option("--top-k", "-k", min=1, max=100, help="How many passages to use.")]
+TopKOption = Annotated[
+    int | None, typer.Option("--top-k", "-k", metavar="N", min=1, max=100, help="How many passages to use.")
+]
 
 
 def directory(text: str) -> Path:
@@ -47,6 +49,24 @@ def directory(text: str) -> Path:
     return Path(text)
 
 
+def principals(readers: str | None, otherwise: str) -> list[str]:
+    """Who is listed in ``--readers``; nobody if the option is not given.
+
+    CliError for what is no principal, and for an empty list, as an unset variable leaves it: ``otherwise`` says what
+    leaving the option out means.
+    """
+    from cli.documents import reader_problems  # noqa: PLC0415 - which needs some of the services
+
+    if readers is None:
+        return []
+    who = [reader.strip() for reader in readers.split(",") if reader.strip()]
+    if not who:
+        raise usage(f"--readers is empty; name who may read, such as user:ann,group:hr or tenant:*{otherwise}")
+    if problems := list(reader_problems(who)):
+        raise usage("--readers cannot be used", *problems)
+    return who
+
+
 DataDirOption = Annotated[
     Path | None,
     typer.Option(
@@ -54,6 +74,16 @@ DataDirOption = Annotated[
     ),
 ]
 TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="How long to wait.")]
+MeshAtOption = Annotated[
+    int | None,
+    typer.Option(
+        "--port-base",
+        metavar="N",
+        min=1,
+        max=65530,
+        help="The mesh was started with `groundwire up --port-base N`: its six ports are from N on.",
+    ),
+]
 PortBaseOption = Annotated[
     int | None,
     typer.Option(

@@ -13,7 +13,8 @@ from typing import TextIO
 
 _HANDLER = "groundwire.shown"
 # What commands write themselves has a meaning that is worth keeping, in one column each: tables stay aligned.
-_PLAIN = {"…": "*", "·": "-", "–": "-", "—": "-", "“": '"', "”": '"', "‘": "'", "’": "'", "❯": ">", "✓": "+", "✗": "x"}
+_ELLIPSIS = "…"
+_PLAIN = {"·": "-", "–": "-", "—": "-", "“": '"', "”": '"', "‘": "'", "’": "'", "❯": ">", "✓": "+", "✗": "x"}
 # A command in backticks is copied by people: it stays on one line, unless it is nearly one itself.
 _COMMAND = re.compile(r"`[^`\n]{1,48}`")
 _KEPT = "\0"
@@ -68,8 +69,25 @@ def on_terminal(stream: TextIO, lines: Iterable[str]) -> list[str]:
 def _shown(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    shown = "".join(_PLAIN.get(character, "?") for character in error.object[error.start : error.end])
-    return shown, error.end
+    lacking = error.object[error.start : error.end]
+    if lacking[0] == _ELLIPSIS:
+        return _dots(error.object, error.start)
+    # Ellipses further on are asked for again.
+    lacking = lacking.partition(_ELLIPSIS)[0]
+    return "".join(_PLAIN.get(character, "?") for character in lacking), error.start + len(lacking)
+
+
+def _dots(text: str, start: int) -> tuple[str, int]:
+    """Three dots for an ellipsis, where that leaves what follows in its column: before a gap, which gives way, or nothing.
+
+    Inside a word, such as a shortened id, it has one column.
+    """
+    behind = text[start + 1 : start + 3]
+    if behind == "  ":
+        return "...", start + 3
+    if behind[:1].isalnum() and text[start - 1 : start].isalnum():
+        return "~", start + 1
+    return "...", start + 1
 
 
 codecs.register_error(_HANDLER, _shown)

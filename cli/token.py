@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cli.caller import where_tokens_are_from
 from cli.errors import CliError, ExitCode, usage
-from cli.file_errors import explain
+from cli.file_errors import explain, refuse_obstacle
 from cli.on_record import on_record
-from services.corpus.errors import FailedPrecondition, GroundwireError, Unauthenticated
-from services.corpus.principal import principal
+from services.corpus.errors import FailedPrecondition, GroundwireError, InvalidRequest, Unauthenticated
+from services.corpus.principal import name_problem, principal
 from services.runtime import development
 from services.runtime.authentication import token_claims
 from services.runtime.options import ClaimOptions, IssuerOptions
 from services.runtime.settings import Settings
 from services.security.claims import is_tenant, is_token_id, is_user
 from services.security.minting import TokenMinter
+from services.security.permissions import role_table
 from services.security.refusal import Explanation
 from services.security.revocation import Revocation, SubjectRevoked, TokenRevoked
 from services.security.revocation_sqlite import SqliteRevocationStore
+
+_LIFETIME = 3600
 
 
 def mint(
@@ -31,12 +35,19 @@ def mint(
     tenant: str,
     groups: Sequence[str],
     roles: Sequence[str],
-    lifetime: int,
+    lifetime: int | None,
     issuer: str | None,
+    warn: Callable[[str], None],
 ) -> str:
-    """A token of the named issuer, or of the first that has a shared secret."""
+    """A token of the named issuer, or of the first that has a shared secret; ``warn`` is told what may be a mistake.
+
+    ``lifetime`` is in seconds; None: an hour, or less where the issuer's tokens may not live that long. CliError for
+    what the services would refuse.
+    """
     if not settings.authentication.required:
         raise usage("the settings say authentication.required = false: nobody looks at tokens")
+    # Its secret is made where there is none.
+    is_new = not settings.authentication.issuers and not os.path.lexists(development.key_path(settings))
     others: list[str] = []
     for candidate in accepted(settings):
         if candidate.secret is None or issuer not in (None, candidate.name):
@@ -44,12 +55,29 @@ def mint(
         if _reads_otherwise(candidate):
             others.append(candidate.name)
             continue
+        _refuse_limits(candidate, tenant, lifetime)
         secret = candidate.secret.get_secret_value().encode()
         try:
             minter = TokenMinter(secret, issuer=candidate.name, audience=candidate.audiences[0])
-            return minter.mint(tenant=tenant, subject=subject, groups=groups, roles=roles, lifetime=lifetime)
+            token = minter.mint(
+                tenant=tenant,
+                subject=subject,
+                groups=groups,
+                roles=roles,
+                lifetime=lifetime or min(_LIFETIME, candidate.max_lifetime),
+            )
+        except InvalidRequest as error:
+            first, *more = (f"{wrong.field}: {wrong.description}" for wrong in error.violations)
+            raise usage(first, *more) from error
         except GroundwireError as error:
             raise usage(error.message) from error
+        if is_new:
+            warn(
+                f"note: nothing was started yet with the data directory {settings.data_dir}, which has a new secret "
+                "now: the token is for services that are started with it; GROUNDWIRE_DATA_DIR names another directory"
+            )
+        _warn_of_roles(settings, roles, warn)
+        return token
     if others:
         raise usage(f"{others[0]}: its settings `claims`, `roles` or `tenant` differ from what this command writes")
     if issuer is None:
@@ -60,6 +88,32 @@ def mint(
         f"the settings have no issuer {issuer!r} with a shared secret; "
         + (f"there are {', '.join(shared)}" if shared else where_tokens_are_from(accepted(settings)))
     )
+
+
+def _refuse_limits(issuer: IssuerOptions, tenant: str, lifetime: int | None) -> None:
+    """CliError where the issuer's settings have the services refuse the token."""
+    if lifetime is not None and lifetime > issuer.max_lifetime:
+        told = f"--lifetime {lifetime} is longer than the services accept: "
+        if issuer.name == development.ISSUER:
+            raise usage(f"{told}tokens of the data directory live at most {issuer.max_lifetime} seconds")
+        raise usage(
+            f"{told}the setting max_lifetime of the issuer {issuer.name} is {issuer.max_lifetime} seconds; "
+            "ask for at most that, or raise the setting in authentication.issuers"
+        )
+    if issuer.tenants and tenant not in issuer.tenants:
+        raise usage(
+            f"--tenant {tenant!r} is none of those that the issuer {issuer.name} may speak for: its setting tenants has "
+            + ", ".join(issuer.tenants)
+        )
+
+
+def _warn_of_roles(settings: Settings, roles: Sequence[str], warn: Callable[[str], None]) -> None:
+    known = role_table(settings.authorization.roles)
+    if unknown := [role for role in dict.fromkeys(roles) if role not in known]:
+        warn(
+            f"note: {', '.join(unknown)} permits nothing: there {'is' if len(unknown) == 1 else 'are'} no such "
+            f"role{'' if len(unknown) == 1 else 's'} in the settings, which have {', '.join(known)}"
+        )
 
 
 def _reads_otherwise(issuer: IssuerOptions) -> bool:
@@ -82,6 +136,12 @@ def revoke(
     settings: Settings, *, token_id: str | None, issuer: str | None, subject: str | None, tenant: str | None
 ) -> str:
     """Note a revocation where every service of this data directory reads it; says what was revoked."""
+    refuse_obstacle(settings.data_dir)
+    if not settings.data_dir.is_dir():
+        raise usage(
+            f"there is no data directory {settings.data_dir}, so no service would learn of it; "
+            "set GROUNDWIRE_DATA_DIR to the one that they use"
+        )
     now = time.time()
     if token_id is not None and subject is None:
         if issuer is None or not is_token_id(token_id):
@@ -91,8 +151,10 @@ def revoke(
         said = f"token {token_id} of {issuer}"
     elif subject is not None and token_id is None:
         tenant = tenant or settings.development.tenant
-        if not is_user(subject) or not is_tenant(tenant):
-            raise usage("--subject and --tenant must be names as they stand in tokens")
+        if not is_user(subject):
+            raise usage(f"--subject {name_problem('user', subject)}, as it stands in tokens")
+        if not is_tenant(tenant):
+            raise usage("--tenant must be a name as it stands in tokens")
         revocation = SubjectRevoked.at(now, tenant, subject)
         whose = f"tenants/{tenant}/users/{principal('user', subject).removeprefix('user:')}/tokens"
         said = f"every token of {subject} ({tenant}) that was issued up to now; new ones count in half a minute"

@@ -52,7 +52,7 @@ def taken_for_itself(planned: Plan, say: Callable[[str], None]) -> Iterator[Mesh
     lock = MeshLock.take(data_dir, say, make=False)
     ports = HeldPorts.of(planned.addresses)
     try:
-        check_ports(planned.addresses, ports.taken)
+        check_ports(planned.addresses, ports.taken, planned.port_base)
         _check_directories(planned.settings)
         lock = lock or MeshLock.take(data_dir, say, make=True)
         if lock is None:

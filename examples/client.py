@@ -9,7 +9,9 @@ the stubs under generated/ come with the `groundwire` distribution (`from ground
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import sys
 from typing import Any
 
@@ -28,12 +30,19 @@ Employees ride for free when they show their badge.
 """
 
 
-def main() -> int:
+def authorization(token: str) -> tuple[tuple[str, str], ...]:
+    """The header that carries ``token``; exits where it is none (RFC 6750): gRPC would say "Invalid metadata"."""
+    if not re.fullmatch(r"[A-Za-z0-9\-._~+/=]*", token):
+        print("GROUNDWIRE_TOKEN is not one token: export GROUNDWIRE_TOKEN=$(groundwire token)", file=sys.stderr)
+        sys.exit(2)
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def main(host: str) -> int:
     """Ingest, ask, print; return the process's exit code."""
-    host = sys.argv[1] if len(sys.argv) > 1 else "localhost"
     ingestion_port = os.environ.get("INGESTION_PORT", "50051")
     query_port = os.environ.get("QUERY_PORT", "50050")
-    metadata = (("authorization", f"Bearer {os.environ.get('GROUNDWIRE_TOKEN', '')}"),)
+    metadata = authorization(os.environ.get("GROUNDWIRE_TOKEN", "").strip())
 
     with grpc.insecure_channel(f"{host}:{ingestion_port}", options=OPTIONS) as channel:
         ingestion = ingestion_service_pb2_grpc.IngestionServiceStub(channel)
@@ -80,12 +89,17 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Take a document in, and ask a question that it answers.")
+    parser.add_argument("host", nargs="?", default="localhost", help="where `groundwire up` runs (default: localhost)")
     try:
-        sys.exit(main())
+        sys.exit(main(parser.parse_args().host))
     except grpc.RpcError as error:
         call: Any = error  # what a stub raises is a grpc.Call, too: it has a code and details
-        print(
-            f"{call.code().name}: {call.details()} (is `groundwire up` running, and GROUNDWIRE_TOKEN set?)",
-            file=sys.stderr,
-        )
+        hints = {
+            grpc.StatusCode.UNAUTHENTICATED: "GROUNDWIRE_TOKEN is not set, or its token is not accepted: "
+            "export GROUNDWIRE_TOKEN=$(groundwire token), with the data directory or the settings of the services",
+            grpc.StatusCode.UNAVAILABLE: "is `groundwire up` running there?",
+        }
+        hint = f" ({hints[call.code()]})" if call.code() in hints else ""
+        print(f"{call.code().name}: {call.details()}{hint}", file=sys.stderr)
         sys.exit(3)

@@ -55,9 +55,14 @@ def ask(
         str, typer.Option("--session", metavar="ID", help="The conversation that the question belongs to.")
     ] = "",
     min_confidence: Annotated[
-        float, typer.Option("--min-confidence", min=0.0, max=1.0, help="Below this, no answer is given.")
+        float, typer.Option("--min-confidence", metavar="X", min=0.0, max=1.0, help="Below this, no answer is given.")
     ] = 0.0,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=0, max=8192, help="0: the service's default.")] = 0,
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-tokens", metavar="N", min=0, max=8192, help="The longest answer; 0: the service's default."
+        ),
+    ] = 0,
     no_stream: Annotated[
         bool, typer.Option("--no-stream", help="Show the answer when it is complete, not as it is written.")
     ] = False,

@@ -9,7 +9,7 @@ import typer
 
 from cli.errors import usage
 from cli.help import example
-from cli.options import AddressOption, OutputOption, globals_of
+from cli.options import AddressOption, OutputOption, globals_of, principals
 from cli.output import Format, Screen
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ app = typer.Typer(help="Make, list, show and change collections of documents.", 
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Its name: 1 to 128 of A-Z a-z 0-9 . _ -")]
 ReadersOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--readers",
         metavar="LIST",
@@ -53,7 +53,7 @@ def list_(context: typer.Context, address: AddressOption = None, output: OutputO
 def create(
     context: typer.Context,
     name: NameArgument,
-    readers: ReadersOption = "",
+    readers: ReadersOption = None,
     retention: RetentionOption = None,
     address: AddressOption = None,
     output: OutputOption = Format.AUTO,
@@ -64,7 +64,7 @@ def create(
     """
     from cli import collections as work  # noqa: PLC0415 - grpc is only needed now
 
-    who = _principals(readers)
+    who = principals(readers, "; without the option, documents are read by their owner alone")
     asyncio.run(work.create(Screen(output), _where(context, address), name, who, retention))
 
 
@@ -85,7 +85,7 @@ def show(
 def update(
     context: typer.Context,
     name: NameArgument,
-    readers: ReadersOption = "",
+    readers: ReadersOption = None,
     retention: RetentionOption = None,
     address: AddressOption = None,
     output: OutputOption = Format.AUTO,
@@ -96,19 +96,10 @@ def update(
     """
     from cli import collections as work  # noqa: PLC0415 - grpc is only needed now
 
-    who = _principals(readers)
+    who = principals(readers, ": a collection that has default readers cannot lose all of them again")
     if not who and retention is None:
         raise usage("say what to change: --readers LIST, --retention DAYS, or both")
     asyncio.run(work.update(Screen(output), _where(context, address), name, who, retention))
-
-
-def _principals(readers: str) -> list[str]:
-    from cli.documents import reader_problems  # noqa: PLC0415 - which needs some of the services
-
-    who = [reader.strip() for reader in readers.split(",") if reader.strip()]
-    if problems := list(reader_problems(who)):
-        raise usage("--readers cannot be used", *problems)
-    return who
 
 
 def _where(context: typer.Context, given: str | None) -> Where:

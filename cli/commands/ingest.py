@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.errors import CliError, ExitCode, usage
-from cli.options import AddressOption, OutputOption, TimeoutOption, globals_of
+from cli.options import AddressOption, OutputOption, TimeoutOption, globals_of, principals
 from cli.output import Format, Screen
 from cli.text import plural
 
@@ -23,13 +23,13 @@ def ingest(
         str, typer.Option("--collection", "-c", metavar="NAME", help='The collection to fill; default: "default".')
     ] = "",
     readers: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--readers",
             metavar="LIST",
             help="Who may read files whose manifest does not say: user:ann,group:hr or tenant:* for everybody.",
         ),
-    ] = "",
+    ] = None,
     manifest: Annotated[
         Path | None,
         typer.Option(
@@ -46,15 +46,14 @@ def ingest(
     """
     from cli import ingest as work  # noqa: PLC0415 - grpc is only needed now
     from cli import ingest_report as results  # noqa: PLC0415
-    from cli.documents import find, reader_problems, skipped_by_type  # noqa: PLC0415
+    from cli.caller import principals as principals_of_caller  # noqa: PLC0415
+    from cli.documents import find, skipped_by_type  # noqa: PLC0415
     from cli.progress import progress  # noqa: PLC0415
     from services.runtime.settings import Settings  # noqa: PLC0415
 
     if not paths and manifest is None:
         raise usage("nothing to ingest: name a file, a folder or a --manifest")
-    who = [reader.strip() for reader in readers.split(",") if reader.strip()]
-    if problems := list(reader_problems(who)):
-        raise usage("--readers cannot be used", *problems)
+    who = principals(readers, "; without the option, the collection's default readers count")
     settings = globals_of(context).load(Settings)
     where = address or settings.address("ingestion")
     screen = Screen(output)
@@ -75,10 +74,8 @@ def ingest(
         )
     alone = sum(entry.readers is None for entry in found.entries)
     if alone:
-        screen.note(
-            f"note: no readers given for {plural(alone, 'document')}: the collection's default readers may read them, "
-            "or you alone; --readers tenant:* lets everybody"
-        )
+        me = principals_of_caller(settings, where)
+        asyncio.run(work.say_who_reads(screen, where, collection, alone, me, settings.tls))
     report = asyncio.run(
         work.ingest_until_interrupted(
             screen,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import OutputOption, PortBaseOption, directory, globals_of
+from cli.options import MeshAtOption, OutputOption, directory, globals_of
 from cli.output import Format, Screen
 
 
@@ -19,7 +19,7 @@ def status(
         list[str] | None,
         typer.Option("--address", metavar="NAME=ADDR", help="Where one service is; may be repeated."),
     ] = None,
-    port_base: PortBaseOption = None,
+    port_base: MeshAtOption = None,
     data_dir: Annotated[
         Path | None,
         typer.Option("--data-dir", metavar="DIR", parser=directory, help="The data directory whose store to ask."),

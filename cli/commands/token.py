@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.options import globals_of
+from cli.output import Format, Screen
 
 
 def token(
@@ -25,7 +26,16 @@ def token(
         list[str] | None,
         typer.Option("--role", "-r", metavar="NAME", help="reader, writer, operator, auditor, admin; may be repeated."),
     ] = None,
-    lifetime: Annotated[int, typer.Option("--lifetime", metavar="SECONDS", min=1, help="How long it is valid.")] = 3600,
+    lifetime: Annotated[
+        int | None,
+        typer.Option(
+            "--lifetime",
+            metavar="SECONDS",
+            min=1,
+            max=86_400,
+            help="How long it is valid; default: an hour, or as long as its issuer's setting max_lifetime allows.",
+        ),
+    ] = None,
     issuer: Annotated[
         str | None, typer.Option("--issuer", metavar="NAME", help="Which HS256 issuer signs; default: the first.")
     ] = None,
@@ -53,6 +63,7 @@ def token(
             roles=role or roles,
             lifetime=lifetime,
             issuer=issuer,
+            warn=Screen(Format.AUTO).note,
         )
     )
 

@@ -39,9 +39,18 @@ def principal(kind: str, name: str) -> str:
     A name has 1 to 128 bytes in UTF-8 (groups: 256) and no control characters. It is not itself a principal: a name
     such as ``user:root`` was made to be taken for one.
     """
-    if not is_name(kind, name):
-        raise InvalidField(kind, f"must be a name of 1 to {MAX_NAME_BYTES[kind]} bytes without control characters")
+    if problem := name_problem(kind, name):
+        raise InvalidField(kind, problem)
     return f"{kind}:{_quoted(name)}"
+
+
+def name_problem(kind: str, name: str) -> str:
+    """Why there is no user or group (``kind``) of that name, as the end of a sentence; empty if there can be one."""
+    if is_name(kind, name):
+        return ""
+    if is_principal(name):
+        return "must be a bare name, without user: or group: before it"
+    return f"must be a name of 1 to {MAX_NAME_BYTES[kind]} bytes without control characters"
 
 
 def is_name(kind: str, name: str) -> bool:

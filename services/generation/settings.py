@@ -12,6 +12,7 @@ from services.runtime.settings import Settings
 
 EXTRACTIVE = "extractive:"
 _PARAMETER = r"^[A-Za-z_][A-Za-z0-9_.\-]{0,63}$"
+_Parameter = Annotated[str, Field(pattern=_PARAMETER, description="1 to 64 of A-Z a-z 0-9 _ . -")]
 _NEEDED = frozenset({"model", "messages"})
 _TAKEN = _NEEDED | {"n"}  # one answer is read
 
@@ -19,7 +20,9 @@ _TAKEN = _NEEDED | {"n"}  # one answer is read
 class EndpointOptions(Options):
     """One LLM endpoint."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.\-]{0,62}$", description="What answers and logs call it.")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9.\-]{0,62}$", description="What answers and logs call it: 1 to 63 of a-z 0-9 . -"
+    )
     url: str = Field(
         pattern=r"^(extractive:|https?://\S+)$",
         description="extractive: quotes the sources, no model needed; http(s)://HOST/v1: an OpenAI-compatible server.",
@@ -29,12 +32,12 @@ class EndpointOptions(Options):
     max_tokens_parameter: str = Field(
         "max_tokens",
         pattern=_PARAMETER,
-        description='What the limit of an answer is sent as: "max_completion_tokens", …',
+        description='What the limit of an answer is sent as: 1 to 64 of A-Z a-z 0-9 _ . -, such as "max_completion_tokens".',
     )
-    omit_parameters: tuple[Annotated[str, Field(pattern=_PARAMETER)], ...] = Field(
+    omit_parameters: tuple[_Parameter, ...] = Field(
         (), description="Parameters that are not sent: temperature, stream_options, stream, or the limit itself."
     )
-    extra_parameters: dict[Annotated[str, Field(pattern=_PARAMETER)], Any] = Field(
+    extra_parameters: dict[_Parameter, Any] = Field(
         default_factory=dict, description="Parameters that are sent as they are, in place of the usual ones."
     )
     thinking: Literal["auto", "opened"] = Field(

@@ -13,7 +13,9 @@ from services.runtime.settings import Settings
 class VectorStoreOptions(Options):
     """One vector store that is asked."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9\-]{0,62}$", description="What coverage and citations call it.")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9\-]{0,62}$", description="What coverage and citations call it: 1 to 63 of a-z 0-9 -"
+    )
     address: str = Field("", description="Its StoreService, `host:port` or `unix:/path`; empty: the mesh's own.")
 
 

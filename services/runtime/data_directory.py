@@ -64,8 +64,7 @@ def unusable(
     why = meaning(error) or (error.strerror or str(error)).lower()
     another = f"name another one with {named_by}"
     if (obstacle := obstacle_of(directory)) is not None:
-        it = "it" if obstacle == directory.absolute() else str(obstacle)
-        return f"{what} {directory} cannot be used: {it} is not a directory; {another}"
+        return f"{what} {directory} cannot be used: {_no_directory(obstacle, directory)}; {another}"
     if is_full(error):
         return f"{what} {directory} cannot be used: {why}; free some space there, or {another}"
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -78,12 +77,19 @@ def unusable(
 def obstacles(directory: Path) -> str | None:
     """Why ``directory`` could not be used, without making anything; None if it could be."""
     if (obstacle := obstacle_of(directory)) is not None:
-        return f"{'it' if obstacle == directory.absolute() else obstacle} is not a directory"
+        return _no_directory(obstacle, directory)
     existing = next(folder for folder in (directory.absolute(), *directory.absolute().parents) if folder.exists())
     if os.access(existing, os.W_OK | os.X_OK):
         return None
     read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
     return _MEANINGS[errno.EROFS if read_only else errno.EACCES]
+
+
+def _no_directory(obstacle: Path, directory: Path) -> str:
+    it = "it" if obstacle == directory.absolute() else str(obstacle)
+    if obstacle.is_symlink() and not obstacle.exists():
+        return f"{it} is a symbolic link to {obstacle.readlink()}, which is not there or leads in a circle"
+    return f"{it} is not a directory"
 
 
 def obstacle_of(directory: Path) -> Path | None:

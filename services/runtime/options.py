@@ -207,7 +207,11 @@ class IssuerOptions(Options):
     audience: str | tuple[str, ...] = Field("groundwire", description="What their `aud` must contain one of.")
     algorithm: Literal["HS256", "RS256", "PS256", "ES256", "EdDSA"]
     secret: SecretStr | None = Field(None, description="HS256: the shared secret, at least 32 bytes.")
-    jwks_url: str | None = Field(None, pattern=r"^https://\S+$|^http://(127\.0\.0\.1|localhost)[:/]\S*$")
+    jwks_url: str | None = Field(
+        None,
+        pattern=r"^https://\S+$|^http://(127\.0\.0\.1|localhost)[:/]\S*$",
+        description="Where its key set is: https://HOST/PATH, or http:// on this machine alone.",
+    )
     jwks_file: Path | None = None
     token_types: tuple[Literal["JWT", "none", "id_token"], ...] = Field(
         (),

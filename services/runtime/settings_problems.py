@@ -20,6 +20,7 @@ _OWN_WORDS = frozenset({"value_error", "assertion_error"})
 _UNKNOWN = "extra_forbidden"
 _MISSING = "missing"
 _PATTERN = "string_pattern_mismatch"
+_TOO_SHORT = "too_short"
 
 
 class Origin:
@@ -68,8 +69,12 @@ class Origin:
 
 def problems(error: ValidationError, settings: type[BaseModel], origin: Origin) -> Iterator[str]:
     """One line for each problem: the place, and what is allowed."""
-    for problem in error.errors(include_url=False, include_input=False):
+    found = error.errors(include_url=False, include_input=False)
+    for problem in found:
         path = problem["loc"]
+        # Entries that are wrong are not counted, so a list of nothing else is too short as well: that helps nobody.
+        if problem["type"] == _TOO_SHORT and any(_inside(other["loc"], path) for other in found):
+            continue
         yield f"{origin.of(path)}: {_meaning(problem, settings, path)}"
 
 
@@ -82,13 +87,12 @@ def _meaning(problem: Any, settings: type[BaseModel], path: Sequence[str | int])
         near = difflib.get_close_matches(str(path[-1]), section.model_fields, n=1) if section is not None else []
         return "no such setting" + (f"; did you mean {near[0]}?" if near else "")
     found = _find(settings, path)
+    if kind == _PATTERN:
+        forms = found.description.rstrip(".") if found is not None and found.description else ""
+        return f"has none of the forms that are allowed{f': {forms}' if forms else ''}"
     if found is None:
         said = str(problem["msg"])
         return said[:1].lower() + said[1:].replace("Input should", "must")
-    if kind == _PATTERN:
-        if found.description:
-            return f"has none of the forms that are allowed: {found.description.rstrip('.')}"
-        return f"must match {problem['ctx']['pattern']}"
     schema = TypeAdapter(found.rebuild_annotation()).json_schema()
     return f"{'is missing: it ' if kind == _MISSING else ''}must be {_allowed(schema)}"
 
@@ -101,7 +105,7 @@ def _find(settings: type[BaseModel], path: Sequence[str | int]) -> FieldInfo | N
         if section is not None and part in section.model_fields:
             field = section.model_fields[str(part)]
         elif field is not None and section is None and (inner := _entries(field.annotation)) is not None:
-            field = FieldInfo(annotation=inner)
+            field = FieldInfo.from_annotation(inner)
         else:
             return None
         section = _as_section(field.annotation)
@@ -139,7 +143,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         case "boolean":
             return "true or false"
         case "array":
-            return "a list"
+            least = schema.get("minItems", 0)
+            return f"a list of at least {least} {'entry' if least == 1 else 'entries'}" if least else "a list"
         case "string":
             what = "a path" if schema.get("format") == "path" else "a text"
             least, most = schema.get("minLength", 0), schema.get("maxLength")
@@ -163,6 +168,10 @@ def _range(schema: Mapping[str, Any]) -> str:
 def _or(choices: Sequence[str]) -> str:
     *most, last = choices
     return f"{', '.join(most)} or {last}" if most else last
+
+
+def _inside(path: Sequence[str | int], section: Sequence[str | int]) -> bool:
+    return len(path) > len(section) and tuple(path[: len(section)]) == tuple(section)
 
 
 def _json(value: str) -> Any:

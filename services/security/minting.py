@@ -11,9 +11,10 @@ from typing import Any
 import jwt
 
 from services.corpus.errors import Violations
+from services.corpus.principal import name_problem
 from services.security.claims import LONGEST_LIFETIME, is_group, is_subject, is_tenant, is_token_id
 from services.security.keysets import shared_secret
-from services.security.memberships import is_role
+from services.security.memberships import MAX_GROUPS, MAX_ROLES, is_role
 
 
 class _Utf8(JSONEncoder):
@@ -49,9 +50,14 @@ class TokenMinter:
         """
         violations = Violations()
         violations.require(is_tenant(tenant), "tenant", "must be an identifier")
-        violations.require(is_subject(subject), "subject", "must be a name of 1 to 128 characters of ASCII")
-        violations.require(all(map(is_group, groups)), "groups", "must be names of 1 to 256 bytes")
+        problem = name_problem("user", subject) or "must be a name of 1 to 128 characters of ASCII"
+        violations.require(is_subject(subject), "subject", problem)
+        wrong = next((group for group in groups if not is_group(group)), None)
+        if wrong is not None:
+            violations.add("groups", f"{wrong!r} {name_problem('group', wrong)}")
+        violations.require(len(set(groups)) <= MAX_GROUPS, "groups", f"must be at most {MAX_GROUPS}")
         violations.require(all(map(is_role, roles)), "roles", "must be names of roles")
+        violations.require(len(set(roles)) <= MAX_ROLES, "roles", f"must be at most {MAX_ROLES}")
         violations.require(0 < lifetime <= LONGEST_LIFETIME, "lifetime", f"must be 1 to {LONGEST_LIFETIME} seconds")
         token_id = secrets.token_hex(16) if token_id is None else token_id
         violations.require(is_token_id(token_id), "token_id", "must be printable ASCII without spaces")

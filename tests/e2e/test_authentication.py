@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from services.runtime.settings import socket_path
+from services.security.minting import TokenMinter
 from tests.support.documents import blocks
 from tests.support.processes import NAMES, ROOT, Mesh, grpcurl, mesh_up, until
 
@@ -106,7 +107,10 @@ def test_readers_may_be_of_any_name(guarded: Mesh, tmp_path: Path) -> None:
 
 
 def test_why_a_token_was_refused_is_in_the_log_by_its_request_id(guarded: Mesh) -> None:
-    token = guarded.groundwire("token", "-s", "alice", "--lifetime", "5400").stdout.strip()
+    refused_here = guarded.groundwire("token", "-s", "alice", "--lifetime", "5400", check=False)
+    assert (refused_here.returncode, refused_here.stdout) == (2, "")
+    minter = TokenMinter(SECRET.encode(), issuer="https://login.example", audience="groundwire")
+    token = minter.mint(tenant="default", subject="alice", lifetime=5400)
     method, request = CALLS["query"]
     headers = ("-H", f"authorization: Bearer {token}", "-H", "x-request-id: why-was-it-refused")
     refused = grpcurl("-plaintext", *headers, "-d", json.dumps(request), guarded.addresses["query"], method)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ import pytest
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from tests.support.clients import clients
 from tests.support.documents import blocks, prompted
-from tests.support.mesh import Mesh, open_mesh
+from tests.support.mesh import GROUP, Mesh, open_mesh
 from tests.support.processes import PATIENCE, ROOT
 
 GUIDE = ROOT / "docs" / "operations.md"
@@ -153,8 +154,50 @@ async def test_what_is_wrong_is_said(catalog: Terminal) -> None:
 async def test_the_commands_of_the_guide_work(terminal: Terminal, tmp_path: Path) -> None:
     (tmp_path / "leave.md").write_text("Parental leave lasts 14 months.")
     block = next(block for block in blocks(GUIDE, "console") if "groundwire collections create" in block.body)
+    told = ""
+    token: dict[str, str] = {}
     for command in prompted(block):
-        ended = await terminal.run(*shlex.split(command.replace(" DIR", f" {tmp_path}"))[1:])
+        exported = re.fullmatch(r"export GROUNDWIRE_TOKEN=\$\((.*)\)", command)
+        # Here every caller is one user of one group, whatever their token says.
+        line = (
+            exported[1] if exported else command.replace(" DIR", f" {tmp_path}").replace("group:hr", f"group:{GROUP}")
+        )
+        ended = await terminal.run(*shlex.split(line)[1:], **token)
         assert (ended.returncode, "error" in ended.stderr) == (0, False), command
-    found = await terminal.run("search", "parental leave", "--collection", "hr", "--output", "json")
-    assert found.returncode == 0
+        told += ended.stderr
+        if exported:
+            token = {"GROUNDWIRE_TOKEN": ended.stdout.strip()}
+    assert "Parental leave lasts 14 months." in ended.stdout
+    assert (
+        f"the default readers of the collection hr may read them, which are group:{GROUP}, user:ann; you are none of "
+        "them and will not find them; --readers tenant:* lets everybody\n"
+    ) in told
+
+
+async def test_ingest_says_who_will_read_what_comes_without_readers(catalog: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The lift holds eight people.")
+    note = "note: no readers given for 1 document: the "
+    await catalog.run("collections", "create", "lifts", "--readers", "user:b,user:c,user:d,user:e")
+    await catalog.run("collections", "create", "own", "--readers", "user:developer")
+    await catalog.run("collections", "create", "open", "--readers", "tenant:*")
+    dora = (await catalog.run("token", "-s", "dora", "-r", "writer")).stdout.strip()
+    stranger = f"{dora.partition('.')[0]}.e30.x"
+    for collection, token, told in (
+        ("default", "", "collection default has no default readers, so you alone may read them"),
+        ("own", "", "default readers of the collection own may read them, which are user:developer"),
+        ("open", dora, "default readers of the collection open may read them, which are tenant:*"),
+        ("lifts", dora, "which are user:b, user:c, user:d and 1 more; you are none of them and will not find them"),
+        ("lifts", stranger, "which are user:b, user:c, user:d and 1 more; you may be none of them"),
+    ):
+        ended = await catalog.run(
+            "ingest",
+            str(tmp_path / "a.txt"),
+            "--collection",
+            collection,
+            **({"GROUNDWIRE_TOKEN": token} if token else {}),
+        )
+        (said,) = [line for line in ended.stderr.splitlines() if line.startswith("note: no readers")]
+        assert said.startswith(note)
+        assert told in said
+        assert said.endswith("; --readers tenant:* lets everybody")
+        assert ("you" in said.replace(told, "")) is False

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
 from rich.cells import cell_len
 
+from cli import audit
 from cli.audit_table import cells, shown, table
+from cli.output import Format, Screen
 from groundwire.audit.v1 import audit_service_pb2 as pb
+from services.runtime.options import TlsOptions
 
 _NOON = 1_790_000_000 // 86_400 * 86_400 + 43_200
 
@@ -37,6 +42,31 @@ SHORT = (
     _event(9, resource="collections/hr"),
     _event(10, code=grpc.StatusCode.PERMISSION_DENIED, decision=pb.DECISION_DENIED, method="/q.QueryService/Query"),
 )
+
+
+@pytest.mark.parametrize(
+    ("principal", "told"),
+    [
+        ("bogus", "note: no event of your tenant matches; principals in the log are written as user:bogus\n"),
+        ("user:bogus", "note: no event of your tenant matches\n"),
+    ],
+)
+async def test_that_no_event_matches_is_said(
+    principal: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def none(*_: Any, **__: Any) -> AsyncIterator[pb.LoggedEvent]:
+        nothing: list[pb.LoggedEvent] = []
+        for event in nothing:
+            yield event
+
+    monkeypatch.setattr(audit, "_events", none)
+    where = audit.Where("127.0.0.1:1", TlsOptions())
+    wanted = audit.event_filter(principal)
+    for shown_as, out in ((Format.TEXT, ""), (Format.JSON, "[]\n")):
+        assert await audit.show_events(Screen(shown_as), where, wanted, 10) == 0
+        assert capsys.readouterr() == (out, told)
+    assert await audit.export(Screen(Format.JSON), where, wanted) == 0
+    assert capsys.readouterr() == ("", told)
 
 
 def test_a_row_has_everything_where_there_is_room() -> None:

@@ -768,13 +768,28 @@ async def test_ingest_reports_each_failure_with_its_file(fakes: Fakes, tmp_path:
     assert {tuple(document.access.readers) for document in sent} == {("tenant:*",)}
 
 
+async def test_a_failure_is_one_line_whatever_the_file_is_called(fakes: Fakes, tmp_path: Path) -> None:
+    names = ["two\nlines.md", "a\tcolumn.md", "back\rspace.md"]
+    for name in names:
+        (tmp_path / name).touch()
+    ended = await run("ingest", str(tmp_path), "--readers", "tenant:*", environment=fakes.environment)
+    assert ended.out.splitlines()[:-1] == [
+        f"EMPTY\t{name}\tThe file is empty." for name in ("a\\tcolumn.md", "back\\rspace.md", "two\\nlines.md")
+    ]
+    ended = await run("ingest", str(tmp_path), "-o", "json", environment=fakes.environment)
+    assert [result["path"] for result in json.loads(ended.out)["results"]] == sorted(names)
+
+
 async def test_ingest_without_readers_sends_none_and_says_so(fakes: Fakes, tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("a")
     ended = await run("ingest", str(tmp_path / "a.md"), "-o", "json", environment=fakes.environment)
     assert ended.code == 0
     assert json.loads(ended.out)["results"][0]["document_id"] == "a.md"
     assert not fakes.ingestion.requests[0].documents[0].HasField("access")
-    assert "no readers given" in ended.err
+    assert ended.err == (
+        "note: no readers given for 1 document: the collection's default readers may read them, and you may be none of "
+        "those; if it has none, you alone; --readers tenant:* lets everybody\n"
+    )
 
 
 async def test_ingest_bounds_its_batches_in_number_and_bytes(fakes: Fakes, tmp_path: Path) -> None:
@@ -995,6 +1010,9 @@ def _plain_console(monkeypatch: pytest.MonkeyPatch) -> None:
         (("status", "--data-dir", ""), "--data-dir: is empty"),
         (("keys", "list", "--data-dir", ""), "--data-dir: is empty"),
         (("token", "--subject", ""), "--subject: is empty"),
+        (("ingest", ".", "--readers", ""), "--readers is empty; name who may read, such as user:ann"),
+        (("collections", "create", "hr", "--readers", " , "), "--readers is empty; name who may read"),
+        (("collections", "update", "hr", "--readers", ""), "cannot lose all of them again"),
     ],
 )
 async def test_what_an_unset_variable_leaves_is_refused(command: tuple[str, ...], said: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli import client
 from cli import main as cli_main
 from cli.doctor import callers
+from cli.errors import CliError
 from cli.mesh import Plan
 from cli.options import Globals
 from cli.streams import fitted, on_terminal
@@ -33,7 +37,7 @@ from services.runtime.server import MIB, Server, Service
 from services.runtime.settings import Settings
 from services.runtime.unbuilt import unbuilt
 from tests.support.clients import clients
-from tests.support.processes import PATIENCE
+from tests.support.processes import PATIENCE, ROOT
 from tests.support.recording import memory_recorder
 
 _ISSUER = "https://idp.example.org"
@@ -142,6 +146,44 @@ async def test_the_address_of_another_service_is_told(
         f"error: {served.retrieval} is the address of the retrieval service, not of the {service} service, "
         f"which the settings say is at {known}"
     )
+
+
+async def test_on_other_ports_than_the_settings_the_right_service_is_looked_for_beside_the_wrong_one(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings have the usual ports, and the mesh that is asked was started with `--port-base`."""
+    for name in ("QUERY", "RETRIEVAL"):
+        monkeypatch.delenv(f"GROUNDWIRE_ADDRESSES__{name}", raising=False)
+    wrong = f"{served.retrieval} is the address of the retrieval service, not of the query service"
+    for beside, told in (
+        (served.query, f"{wrong}, which is at {served.query}"),
+        (served.retrieval, wrong),
+        (None, wrong),
+    ):
+        monkeypatch.setattr(client, "in_a_row", lambda *_, beside=beside: beside)
+        with pytest.raises(CliError) as refused:
+            async with client.connect("query", served.retrieval) as channel:
+                await query_rpc.QueryServiceStub(channel).Query(query_pb.QueryRequest(query="x"), timeout=PATIENCE)
+        assert refused.value.message == told
+
+
+def test_the_ports_of_a_mesh_are_in_a_row() -> None:
+    assert client.in_a_row("query", "127.0.0.1:6002", "retrieval") == "127.0.0.1:6000"
+    assert client.in_a_row("monitoring", "[::1]:6001", "ingestion") == "[::1]:6005"
+    assert client.in_a_row("query", "127.0.0.1:1", "retrieval") is None
+    assert client.in_a_row("query", "127.0.0.1:6002", "store") is None
+    assert client.in_a_row("query", "unix:/x/retrieval.sock", "retrieval") is None
+
+
+@pytest.mark.parametrize(
+    ("token", "told"),
+    [("ab.cd\nef", "a line break at position 6"), ("Bearer ab", "a space at position 7"), ("é", "a character at")],
+)
+async def test_a_token_that_cannot_be_sent_is_told_before_a_call(token: str, told: str, served: Served) -> None:
+    code, out, err = await served.run("ask", "x", GROUNDWIRE_TOKEN=token)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith(f"error: GROUNDWIRE_TOKEN is no token: it has {told}")
+    assert token not in err
 
 
 async def test_a_setting_that_names_another_service_is_to_be_corrected(served: Served) -> None:
@@ -293,6 +335,33 @@ def test_up_and_doctor_offer_only_tokens_that_can_be_made(monkeypatch: pytest.Mo
     assert f"get one from {_ISSUER}" in callers(settings_with(_PUBLIC)).remedy
     monkeypatch.setenv("GROUNDWIRE_TOKEN", "x")
     assert callers(settings_with(_PUBLIC)).remedy == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token", "code", "told"),
+    [
+        (["--help"], "", 0, "usage: client.py [-h] [host]"),
+        ([], "Bearer x\ny", 2, "GROUNDWIRE_TOKEN is not one token: export GROUNDWIRE_TOKEN=$(groundwire token)"),
+    ],
+)
+def test_the_example_of_a_client_says_what_it_takes(arguments: list[str], token: str, code: int, told: str) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "client.py"), *arguments]
+    environment = {**os.environ, "GROUNDWIRE_TOKEN": token, "INGESTION_PORT": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == code
+    assert told in (done.stdout or done.stderr)
+
+
+async def test_the_example_of_a_client_says_why_it_is_refused(served: Served) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "client.py"), "127.0.0.1"]
+    port = served.stranger.rpartition(":")[2]
+    environment = {**os.environ, "GROUNDWIRE_TOKEN": "x", "INGESTION_PORT": port, "QUERY_PORT": port}
+    done = await asyncio.to_thread(
+        subprocess.run, command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("UNAUTHENTICATED: ")
+    assert "GROUNDWIRE_TOKEN is not set, or its token is not accepted: export" in done.stderr
 
 
 # --- how errors look ------------------------------------------------------------------------------------------------

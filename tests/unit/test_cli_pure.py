@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from cli import doctor, services
+from cli import doctor, ingest, services
 from cli.demo import a_part, is_restricted, load_examples
 from cli.documents import EXTENSIONS, document_id_of, find
 from cli.errors import CliError, ExitCode
 from cli.filters import parse_filters
+from cli.ingest_report import Result
+from cli.output import Format, Screen
 from cli.progress import Lines
 from cli.supervisor import Backoff
 from cli.text import clean, one_line, plural, seconds, size
@@ -227,6 +229,35 @@ def test_files_that_cannot_be_sent_are_told_before_they_are(tmp_path: Path) -> N
     assert problems == {"empty.md": "EMPTY", "a-b.md": "DUPLICATE_ID", "large.pdf": "TOO_LARGE"}
 
 
+def test_what_is_no_regular_file_is_told_as_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.md")
+    (tmp_path / "folder.md").mkdir()
+    (tmp_path / "manifest.toml").write_text('[[documents]]\npath = "folder.md"\n')
+    found = {e.shown: e.problem for e in find([tmp_path, Path("/dev/null")], None, None).entries}
+    assert {problem[0] for problem in found.values() if problem} == {"NOT_A_FILE"}
+    assert {name: problem[1].split(";")[0] for name, problem in found.items() if problem} == {
+        "pipe.md": "It is no regular file but a pipe",
+        "folder.md": "It is no regular file but a directory.",
+        "null": "It is no regular file but a device.",
+    }
+
+
+def test_a_file_that_is_another_one_when_it_is_read_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("x")
+    (entry,) = find([tmp_path / "a.md"], None, None).entries
+    (tmp_path / "a.md").unlink()
+    os.mkfifo(tmp_path / "a.md")
+    result = ingest._read(entry)
+    assert isinstance(result, Result)
+    assert result.reason == "NOT_A_FILE"
+    (tmp_path / "a.md").unlink()
+    with (tmp_path / "a.md").open("wb") as file:
+        file.truncate(32 * 1024 * 1024 + 1)
+    result = ingest._read(entry)
+    assert isinstance(result, Result)
+    assert result.reason == "TOO_LARGE"
+
+
 def test_every_extension_that_folders_give_is_a_format_that_ingestion_knows() -> None:
     from services.ingestion import media_type
 
@@ -294,6 +325,17 @@ def test_findings_about_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert doctor.traces().found.startswith("off")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
     assert (doctor.traces().state, "http/json" in doctor.traces().found) == (doctor.FAIL, True)
+
+
+def test_the_doctor_breaks_no_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    path = "/" + "a-long-part/" * 12 + "models"
+    finding = doctor.Finding(doctor.WARN, "Model", f"two files are verified in {path}", f"look into {path} again")
+    doctor._show_tables(Screen(Format.TABLE), [finding], {"models_dir": path, "data_dir": "/d", "zone": "a b " * 30})
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(path in line for line in lines) == 3
+    assert max(len(line) for line in lines if path not in line) <= 60
+    assert lines[0] == "WARN  Model  two files are verified in"
 
 
 def test_every_service_has_settings_and_an_assembly() -> None:

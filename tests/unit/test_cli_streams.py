@@ -36,9 +36,9 @@ def _streams(monkeypatch: pytest.MonkeyPatch, encoding: str, errors: str = "stri
 @pytest.mark.parametrize(
     ("encoding", "errors", "shown"),
     [
-        ("ascii", "strict", '"Tarif" * kostet 5 ? - ?? ? - n?e'),
-        ("ascii", "surrogateescape", '"Tarif" * kostet 5 ? - ?? ? - n?e'),
-        ("latin-1", "strict", '"Tarif" * kostet 5 ? · ?? ? - n?e'),
+        ("ascii", "strict", '"Tarif" ... kostet 5 ? - ?? ? - n?e'),
+        ("ascii", "surrogateescape", '"Tarif" ... kostet 5 ? - ?? ? - n?e'),
+        ("latin-1", "strict", '"Tarif" ... kostet 5 ? · ?? ? - n?e'),
         ("cp1252", "strict", "“Tarif” … kostet 5 € · ?? ? – n?e"),
         ("utf-8", "strict", _TEXT.replace("\udcff", "?")),
     ],
@@ -53,6 +53,17 @@ def test_what_an_encoding_lacks_is_replaced(
     screen.note(_TEXT)
     sys.stderr.write(f"{_TEXT}\n")
     assert written.getvalue().decode(encoding) == f"{shown}\n" * 4
+
+
+def test_dots_for_an_ellipsis_leave_columns_where_they_are() -> None:
+    for text, shown in (
+        ("policies…2025.pdf  4", "policies~2025.pdf  4"),
+        ("a…  4", "a...4"),
+        ("and so on …   4", "and so on ... 4"),
+        ("Looking …", "Looking ..."),
+        ("— … 東…", "- ... ?..."),
+    ):
+        assert text.encode("ascii", "groundwire.shown").decode() == shown
 
 
 def test_what_the_environment_asks_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +140,22 @@ def test_the_help_of_every_command_fits_and_names_no_types(
     shown = capsys.readouterr().out
     assert f"Usage: {' '.join(('groundwire', *path))}" in " ".join(shown.split())
     assert max(map(cell_len, shown.splitlines())) <= columns
-    for noise in ("<bool>", "<str>", "<path>", "<list[", "Path]"):
+    for noise in ("<bool>", "<str>", "<path>", "<list[", "Path]", "range>", "<int", "<float"):
         assert noise not in shown
+
+
+def test_help_shows_what_a_number_may_be(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    for command, shown in (
+        ("ask", ("N [1<=x<=100]", "X [0.0<=x<=1.0]", "N [0<=x<=8192]")),
+        ("search", ("N [1<=x<=100]",)),
+        ("status", ("N [1<=x<=65530]", "its six ports are")),
+        ("up", ("N [0<=x<=65530]", "0: any free ones")),
+    ):
+        assert cli_main.main([command, "--help"]) == 0
+        told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        for part in shown:
+            assert part in told, command
 
 
 @pytest.mark.parametrize("path", [path for path in _commands(get_command(cli_main.app)) if path and path != ("_mesh",)])

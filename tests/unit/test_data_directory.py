@@ -41,7 +41,12 @@ def test_what_is_no_directory(place: Callable[[Path], Path], tmp_path: Path) -> 
         require_usable(directory)
     (line,) = str(refused.value).splitlines()
     assert line.startswith(f"the data directory {directory} cannot be used: ")
-    assert "is not a directory; name another one with GROUNDWIRE_DATA_DIR" in line
+    what = (
+        f"it is a symbolic link to {tmp_path / 'gone' / 'away'}, which is not there or leads in a circle"
+        if place is a_link_to_nothing
+        else "is not a directory"
+    )
+    assert line.endswith(f"{what}; name another one with GROUNDWIRE_DATA_DIR")
     assert obstacles(directory) is not None
     assert [finding.state for finding in data_directory(directory)] == [FAIL]
 

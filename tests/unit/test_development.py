@@ -20,6 +20,7 @@ from services.runtime import development
 from services.runtime.authentication import TokenAuthentication, token_claims
 from services.runtime.options import AuthenticationOptions, AuthorizationOptions, DevelopmentOptions, IssuerOptions
 from services.runtime.settings import Settings
+from services.security.minting import TokenMinter
 from services.security.permissions import permits
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -41,9 +42,52 @@ def configured(settings: Settings) -> Settings:
 def minted(settings: Settings, **changes: object) -> str:
     wanted: dict[str, object] = {
         "subject": "bob", "tenant": "default", "groups": (), "roles": ("reader",), "lifetime": 60, "issuer": None,
-        **changes,
+        "warn": [].append, **changes,
     }  # fmt: skip
     return mint(settings, **wanted)  # type: ignore[arg-type] # as given
+
+
+def test_a_token_that_would_be_refused_is_not_made(settings: Settings) -> None:
+    guarded = configured(settings)
+    (issuer,) = guarded.authentication.issuers
+    short = issuer.model_copy(update={"max_lifetime": 900, "tenants": ("acme",)})
+    limited = settings.replace(authentication=AuthenticationOptions(issuers=(short,)))
+    for given, changes, told in (
+        (settings, {"lifetime": 3601}, "tokens of the data directory live at most 3600 seconds"),
+        (
+            limited,
+            {"tenant": "acme", "lifetime": 901},
+            "setting max_lifetime of the issuer https://login.example is 900",
+        ),
+        (limited, {"tenant": "rival"}, "--tenant 'rival' is none of those that the issuer https://login.example may"),
+        (guarded, {"groups": ("user:root",)}, "groups: 'user:root' must be a bare name, without user: or group:"),
+        (guarded, {"subject": "group:hr"}, "subject: must be a bare name, without user: or group:"),
+        (guarded, {"groups": tuple(map(str, range(257)))}, "groups: must be at most 256"),
+    ):
+        with pytest.raises(CliError) as refused:
+            minted(given, **changes)
+        assert told in refused.value.message
+    # Without a wish it lives as long as it may.
+    assert asyncio.run(token_claims(limited, minted(limited, tenant="acme", lifetime=None))).tenant == "acme"
+
+
+def test_what_may_be_a_mistake_is_said_of_a_new_token(settings: Settings) -> None:
+    told: list[str] = []
+    minted(settings, roles=("readr", "reader", "chief"), warn=told.append)
+    assert told[0].startswith(f"note: nothing was started yet with the data directory {settings.data_dir}, which has")
+    assert told[1].startswith("note: readr, chief permits nothing: there are no such roles in the settings, which have")
+    told.clear()
+    own = settings.replace(authorization=AuthorizationOptions(roles={"chief": ("documents:*",)}))
+    minted(own, roles=("reader", "chief"), warn=told.append)
+    assert told == []
+
+
+def test_a_revocation_where_no_service_would_learn_of_it_is_a_mistake(settings: Settings) -> None:
+    with pytest.raises(
+        CliError, match=r"there is no data directory .*set GROUNDWIRE_DATA_DIR to the one that they use"
+    ):
+        revoke(settings, token_id=None, issuer=None, subject="bob", tenant=None)
+    assert not settings.data_dir.exists()
 
 
 async def caller_of(settings: Settings, token: str) -> object:
@@ -204,7 +248,9 @@ def test_what_is_no_token_is_not_revoked_and_the_command_says_why(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     long = configured(settings)
-    token = minted(long, lifetime=7200)
+    long.data_dir.mkdir()
+    minter = TokenMinter(SECRET.encode(), issuer="https://login.example", audience="groundwire")
+    token = minter.mint(tenant="default", subject="bob", lifetime=7200)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{token}\n"))
     with pytest.raises(CliError) as refused:
         revoke(long, token_id=None, issuer=None, subject=None, tenant=None)

@@ -137,8 +137,10 @@ def test_ports_are_free_again_when_they_are_given_back() -> None:
         assert first.taken == ()
         with closing(HeldPorts.of(addresses)) as second:
             assert second.taken == ("query",)
-            with pytest.raises(CliError, match="another `groundwire up` listens there"):
+            with pytest.raises(CliError, match=r"another `groundwire up` listens there.*`groundwire doctor` shows who"):
                 check_ports(addresses, second.taken)
+            with pytest.raises(CliError, match="`groundwire status --port-base 6000` shows who is there"):
+                check_ports(addresses, second.taken, 6000)
     with closing(HeldPorts.of(addresses)) as third:
         assert third.taken == ()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.services import NAMES, settings_class
 from services.generation.settings import GenerationSettings
 from services.runtime.settings import ConfigurationError, Settings, load
 
@@ -54,6 +55,11 @@ def problems_of(settings: type[Settings] = Settings, file: Path | None = None) -
         ("DEVELOPMENT__ROLES", "admin", "a section or a list in the environment is written as JSON, such as"),
         ("ENDPOINTS__QUERY__PRIMARY", '["http://h:1"]', "'http://h:1' is not HOST:PORT"),
         ("DATA_DIR", "", "is empty; it must be the path of a directory"),
+        (
+            "AUTHENTICATION__ISSUERS",
+            '[{"name": "x", "algorithm": "RS256", "jwks_url": "gopher://x"}]',
+            "[0].jwks_url: has none of the forms that are allowed: Where its key set is: https://HOST/PATH, or http://",
+        ),
     ],
 )
 def test_a_variable_is_named_with_what_is_allowed(
@@ -115,3 +121,38 @@ def test_a_user_without_a_home_has_to_name_the_data_directory(monkeypatch: pytes
     monkeypatch.setattr(Path, "home", none)
     (line,) = problems_of()
     assert line.startswith("GROUNDWIRE_DATA_DIR: is not set, and this user has no home directory")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ('[{"name": "b", "url": "gopher://h"}]', "[0].url: has none of the forms that are allowed: extractive: quotes"),
+        ('[{"name": "B", "url": "extractive:"}]', "[0].name: has none of the forms that are allowed: What answers and"),
+        ("[]", "must be a list of at least 1 entry"),
+        (
+            '[{"name": "b", "url": "http://h/v1", "model": "m", "omit_parameters": ["a b"]}]',
+            "[0].omit_parameters[0]: has none of the forms that are allowed: 1 to 64 of",
+        ),
+        (
+            '[{"name": "b", "url": "http://h/v1", "model": "m", "extra_parameters": {"a b": 1}}]',
+            "[0].extra_parameters.a b.[key]: has none of the forms that are allowed",
+        ),
+    ],
+)
+def test_a_wrong_entry_of_a_list_is_told_once_and_without_an_expression(
+    value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GROUNDWIRE_GENERATION__LLM_ENDPOINTS", value)
+    (line,) = problems_of(GenerationSettings)
+    assert line.startswith(f"GROUNDWIRE_GENERATION__LLM_ENDPOINTS: {told}")
+
+
+def test_what_must_have_a_form_says_which() -> None:
+    for settings in map(settings_class, NAMES):
+        for model in settings.model_json_schema().get("$defs", {}).values():
+            for name, field in model.get("properties", {}).items():
+                variants = [field, *field.get("anyOf", []), field.get("items", {}), field.get("propertyNames", {})]
+                if any("pattern" in variant for variant in variants):
+                    assert all(variant.get("description") for variant in variants if "pattern" in variant) or field.get(
+                        "description"
+                    ), name
