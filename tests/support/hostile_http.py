@@ -1,0 +1,171 @@
+"""An HTTP server that does harm, in as many ways as there are members of ``Mode``; no two connections are alike to it."""
+
+from __future__ import annotations
+
+import asyncio
+import bz2
+import contextlib
+import gzip
+from collections.abc import Callable
+from enum import Enum
+from typing import Self
+
+KIB = 1024
+_MIB = 1024 * KIB
+# What an endless body is made of; the socket's buffers hold more of it than any client has asked for.
+_MOST_SENT = 64 * _MIB
+
+
+class Mode(Enum):
+    """What the server does with each request."""
+
+    BOMB = "a few KiB of gzip that become 4 MiB"
+    CHARSET = "a charset that is a compression"
+    ENDLESS = "a body without an end"
+    ENDLESS_CHUNKS = "chunks without an end, one byte each"
+    HEARTBEAT = "comments of server-sent events without an end"
+    BLANK_LINES = "line feeds without an end"
+    HEADERS = "headers without an end"
+    HEADER_LINE = "a header line without an end"
+    CONTINUE = "100 Continue without an end"
+    EARLY_HINTS = "103 Early Hints without an end"
+    TRAILERS = "trailers without an end behind a body"
+    DRIP = "an answer at a byte every few milliseconds, without an end"
+    DRIP_HEAD = "a head at a byte every few milliseconds, without an end"
+    SILENT = "nothing"
+    DEEP = "JSON that is nested 200,000 deep"
+    MANY = "JSON of a million empty lists"
+    REDIRECT = "a redirect to another host"
+    ANNOUNCED = "a body that is announced with 2^60 bytes"
+    SHORT = "a body that is shorter than announced"
+    GIBBERISH = "no HTTP"
+
+
+class HostileServer:
+    """Does ``mode`` to every request; ``answer`` makes a right body of a request's path, to begin with or to hide in.
+
+    ``sent`` counts the bytes that the network took, ``requests`` the requests. ``elsewhere`` is where redirects lead.
+    """
+
+    def __init__(self, mode: Mode, answer: Callable[[str], bytes], elsewhere: str = "") -> None:
+        self.mode = mode
+        self.sent = 0
+        self.requests: list[str] = []
+        self.url = ""
+        self.port = 0
+        self._answer = answer
+        self._elsewhere = elsewhere
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                self.requests.append(head)
+                fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+                await reader.readexactly(int(fields.get("content-length", "0")))
+                await self._harm(head.split(" ")[1], writer)
+        finally:
+            writer.transport.abort()
+
+    async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        writer.write(data)
+        await writer.drain()
+        self.sent += len(data)
+
+    async def _flood(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        block = data * max(1, 16 * KIB // len(data))
+        while self.sent < _MOST_SENT:
+            await self._send(writer, block)
+
+    async def _whole(self, writer: asyncio.StreamWriter, body: bytes, *headers: str, length: int | None = None) -> None:
+        length = len(body) if length is None else length
+        await self._send(writer, _head(f"Content-Length: {length}", "Connection: close", *headers) + body)
+        writer.write_eof()
+        await asyncio.sleep(0)
+
+    async def _harm(self, path: str, writer: asyncio.StreamWriter) -> None:
+        right = self._answer(path)
+        chunked = _head("Transfer-Encoding: chunked")
+        match self.mode:
+            case Mode.BOMB:
+                await self._whole(writer, _gzipped(right), "Content-Encoding: gzip")
+            case Mode.CHARSET:
+                body = bz2.compress(b" " * (4 * _MIB) + right)
+                await self._whole(writer, body, "Content-Type: application/json; charset=bz2")
+            case Mode.ENDLESS:
+                await self._send(writer, _head())
+                await self._flood(writer, b" ")
+            case Mode.ENDLESS_CHUNKS:
+                await self._send(writer, chunked)
+                await self._flood(writer, b"1\r\n \r\n")
+            case Mode.HEARTBEAT:
+                await self._send(writer, _head())
+                await self._flood(writer, b": ping\n\n")
+            case Mode.BLANK_LINES:
+                await self._send(writer, _head())
+                await self._flood(writer, b"\n")
+            case Mode.HEADERS:
+                await self._send(writer, b"HTTP/1.1 200 OK\r\n")
+                await self._flood(writer, b"X-More: and more\r\n")
+            case Mode.HEADER_LINE:
+                await self._send(writer, b"HTTP/1.1 200 OK\r\nX-Long: ")
+                await self._flood(writer, b"x")
+            case Mode.CONTINUE:
+                await self._flood(writer, b"HTTP/1.1 100 Continue\r\n\r\n")
+            case Mode.EARLY_HINTS:
+                await self._flood(writer, b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n")
+            case Mode.TRAILERS:
+                await self._send(writer, chunked + f"{len(right):x}\r\n".encode() + right + b"\r\n0\r\n")
+                await self._flood(writer, b"X-Trailer: and more\r\n")
+            case Mode.DRIP:
+                await self._send(writer, _head())
+                await self._drip(writer)
+            case Mode.DRIP_HEAD:
+                await self._send(writer, b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                await self._drip(writer)
+            case Mode.SILENT:
+                await asyncio.Event().wait()
+            case Mode.DEEP:
+                await self._whole(writer, b"[" * 200_000)
+            case Mode.MANY:
+                await self._whole(writer, b"[" + b"[]," * 1_000_000 + b"[]]")
+            case Mode.REDIRECT:
+                lines = f"HTTP/1.1 307 Elsewhere\r\nLocation: {self._elsewhere}{path}\r\nContent-Length: 0\r\n\r\n"
+                await self._send(writer, lines.encode())
+            case Mode.ANNOUNCED:
+                await self._whole(writer, right, length=1 << 60)
+            case Mode.SHORT:
+                await self._whole(writer, right[:-1] or b"x", length=len(right) + 1000)
+            case Mode.GIBBERISH:
+                await self._send(writer, b"\x16\x03\x01 SSH-2.0-hello\r\n\r\n")
+
+    async def _drip(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await self._send(writer, b" ")
+            await asyncio.sleep(0.002)
+
+
+def _head(*headers: str) -> bytes:
+    return "\r\n".join(["HTTP/1.1 200 OK", "Content-Type: application/json", *headers, "", ""]).encode()
+
+
+def _gzipped(right: bytes) -> bytes:
+    return gzip.compress(b" " * (4 * _MIB) + right)
