@@ -95,69 +95,43 @@ class HostileServer:
         while self.sent < _MOST_SENT:
             await self._send(writer, block)
 
-    async def _whole(self, writer: asyncio.StreamWriter, body: bytes, *headers: str, length: int | None = None) -> None:
-        length = len(body) if length is None else length
-        await self._send(writer, _head(f"Content-Length: {length}", "Connection: close", *headers) + body)
-        writer.write_eof()
-        await asyncio.sleep(0)
-
     async def _harm(self, path: str, writer: asyncio.StreamWriter) -> None:
         right = self._answer(path)
-        chunked = _head("Transfer-Encoding: chunked")
+        begun = f"{len(right):x}\r\n".encode() + right + b"\r\n0\r\n" if self.mode is Mode.TRAILERS else b""
+        if self.mode in _FLOODS:
+            first, again = _FLOODS[self.mode]
+            await self._send(writer, first + begun)
+            await self._flood(writer, again)
+        elif self.mode in _DRIPS:
+            await self._send(writer, _DRIPS[self.mode])
+            await self._drip(writer)
+        else:
+            await self._send(writer, self._once(path, right))
+            writer.write_eof()
+            await asyncio.sleep(0)
+
+    def _once(self, path: str, right: bytes) -> bytes:
         match self.mode:
             case Mode.BOMB:
-                await self._whole(writer, _gzipped(right), "Content-Encoding: gzip")
+                return _whole(gzip.compress(b" " * (4 * _MIB) + right), "Content-Encoding: gzip")
             case Mode.CHARSET:
-                body = bz2.compress(b" " * (4 * _MIB) + right)
-                await self._whole(writer, body, "Content-Type: application/json; charset=bz2")
-            case Mode.ENDLESS:
-                await self._send(writer, _head())
-                await self._flood(writer, b" ")
-            case Mode.ENDLESS_CHUNKS:
-                await self._send(writer, chunked)
-                await self._flood(writer, b"1\r\n \r\n")
-            case Mode.HEARTBEAT:
-                await self._send(writer, _head())
-                await self._flood(writer, b": ping\n\n")
-            case Mode.BLANK_LINES:
-                await self._send(writer, _head())
-                await self._flood(writer, b"\n")
-            case Mode.HEADERS:
-                await self._send(writer, b"HTTP/1.1 200 OK\r\n")
-                await self._flood(writer, b"X-More: and more\r\n")
-            case Mode.HEADER_LINE:
-                await self._send(writer, b"HTTP/1.1 200 OK\r\nX-Long: ")
-                await self._flood(writer, b"x")
-            case Mode.CONTINUE:
-                await self._flood(writer, b"HTTP/1.1 100 Continue\r\n\r\n")
-            case Mode.EARLY_HINTS:
-                await self._flood(writer, b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n")
-            case Mode.TRAILERS:
-                await self._send(writer, chunked + f"{len(right):x}\r\n".encode() + right + b"\r\n0\r\n")
-                await self._flood(writer, b"X-Trailer: and more\r\n")
-            case Mode.DRIP:
-                await self._send(writer, _head())
-                await self._drip(writer)
-            case Mode.DRIP_HEAD:
-                await self._send(writer, b"HTTP/1.1 200 OK\r\nX-Slow: ")
-                await self._drip(writer)
-            case Mode.SILENT:
-                await asyncio.Event().wait()
+                return _whole(bz2.compress(b" " * (4 * _MIB) + right), "Content-Type: application/json; charset=bz2")
             case Mode.DEEP:
-                await self._whole(writer, b"[" * 200_000)
+                return _whole(b"[" * 200_000)
             case Mode.MANY:
-                await self._whole(writer, b"[" + b"[]," * 1_000_000 + b"[]]")
+                return _whole(b"[" + b"[]," * 1_000_000 + b"[]]")
             case Mode.REDIRECT:
-                lines = f"HTTP/1.1 307 Elsewhere\r\nLocation: {self._elsewhere}{path}\r\nContent-Length: 0\r\n\r\n"
-                await self._send(writer, lines.encode())
+                return f"HTTP/1.1 307 -\r\nLocation: {self._elsewhere}{path}\r\nContent-Length: 0\r\n\r\n".encode()
             case Mode.ANNOUNCED:
-                await self._whole(writer, right, length=1 << 60)
+                return _whole(right, length=1 << 60)
             case Mode.SHORT:
-                await self._whole(writer, right[:-1] or b"x", length=len(right) + 1000)
-            case Mode.GIBBERISH:
-                await self._send(writer, b"\x16\x03\x01 SSH-2.0-hello\r\n\r\n")
+                return _whole(right[:-1] or b"x", length=len(right) + 1000)
+            case _:
+                return b"\x16\x03\x01 SSH-2.0-hello\r\n\r\n"
 
     async def _drip(self, writer: asyncio.StreamWriter) -> None:
+        while self.mode is Mode.SILENT:
+            await asyncio.sleep(3600)
         while True:
             await self._send(writer, b" ")
             await asyncio.sleep(0.002)
@@ -167,5 +141,24 @@ def _head(*headers: str) -> bytes:
     return "\r\n".join(["HTTP/1.1 200 OK", "Content-Type: application/json", *headers, "", ""]).encode()
 
 
-def _gzipped(right: bytes) -> bytes:
-    return gzip.compress(b" " * (4 * _MIB) + right)
+def _whole(body: bytes, *headers: str, length: int | None = None) -> bytes:
+    length = len(body) if length is None else length
+    return _head(f"Content-Length: {length}", "Connection: close", *headers) + body
+
+
+_CHUNKED = _head("Transfer-Encoding: chunked")
+_BEGUN = b"HTTP/1.1 200 OK\r\nX-Long: "
+# What comes first, and then again and again.
+_FLOODS = {
+    Mode.ENDLESS: (_head(), b" "),
+    Mode.ENDLESS_CHUNKS: (_CHUNKED, b"1\r\n \r\n"),
+    Mode.HEARTBEAT: (_head(), b": ping\n\n"),
+    Mode.BLANK_LINES: (_head(), b"\n"),
+    Mode.HEADERS: (b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n"),
+    Mode.HEADER_LINE: (_BEGUN, b"x"),
+    Mode.CONTINUE: (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    Mode.EARLY_HINTS: (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"),
+    Mode.TRAILERS: (_CHUNKED, b"X-Trailer: and more\r\n"),
+}
+# What comes first; then a blank every few milliseconds.
+_DRIPS = {Mode.DRIP: _head(), Mode.DRIP_HEAD: _BEGUN, Mode.SILENT: b""}
