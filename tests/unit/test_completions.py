@@ -104,7 +104,7 @@ def test_little_is_held_back_so_that_work_is_linear(text: str) -> None:
 
 def test_an_event_that_comes_in_single_bytes_is_read_in_linear_time() -> None:
     # Were all of it looked at again for every byte, this would be the work of 10^11 bytes.
-    decoder, size = SseDecoder(), 500_000
+    decoder, size = SseDecoder(), 200_000
     events = [event for _ in range(size) for event in decoder.feed(b"x")]
     assert events == []
     assert decoder.feed(b"\n\n") == []
@@ -121,9 +121,9 @@ def test_messages_are_compared_with_the_text_so_far_within_bounds() -> None:
 
 
 def test_an_event_has_a_bounded_number_of_objects() -> None:
-    assert len(read_objects("{}\n" * 5_000)) == 5_000
+    assert len(list(read_objects("{}\n" * 5_000))) == 5_000
     with pytest.raises(Unreadable):
-        read_objects("{}\n" * 5_001)
+        list(read_objects("{}\n" * 5_001))
 
 
 def test_a_long_answer_is_cited_in_linear_time() -> None:
