@@ -149,7 +149,7 @@ async def test_a_refused_short_text_is_not_sent_again() -> None:
 
 def test_the_key_is_never_printed() -> None:
     embedder = OpenAIEmbedder("http://127.0.0.1:1/v1", MODEL, api_key=KEY)
-    shown = f"{embedder!r} {embedder} {vars(embedder)!r} {embedder._client.headers!r}"
+    shown = f"{embedder!r} {embedder} {vars(embedder)!r} {vars(embedder._client)!r}"
     assert KEY not in shown
 
 
