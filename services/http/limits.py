@@ -13,7 +13,7 @@ from dataclasses import dataclass
 KIB = 1024
 MIB = 1024 * KIB
 
-_FREE_PIECES = 10_000
+_FREE_PIECES = 4_000
 _LEAST_PIECE = 8  # bytes that pieces have on average, behind the first ones
 
 

@@ -41,12 +41,18 @@ class FakeHttpClient(HttpClient):
         body: int | None = None,
     ) -> AsyncIterator[Answer]:
         answer = self._reply(content or b"")
-        allowance = Allowance(_LIMITS)
-        allowance.in_body = True
+        allowance = _NoLimits(_LIMITS)
         yield Answer(answer.status, [], _pieces(answer), allowance)
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+class _NoLimits(Allowance):
+    """Takes pieces of any size."""
+
+    def piece(self, size: int) -> None:
+        pass
 
 
 async def _pieces(answer: FakeAnswer) -> AsyncIterator[bytes]:

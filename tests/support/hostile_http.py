@@ -8,6 +8,7 @@ import contextlib
 import gzip
 from collections.abc import Callable
 from enum import Enum
+from functools import lru_cache
 from typing import Self
 
 KIB = 1024
@@ -42,12 +43,13 @@ class Mode(Enum):
 
 
 class HostileServer:
-    """Does ``mode`` to every request; ``answer`` makes a right body of a request's path, to begin with or to hide in.
+    """Does ``mode`` to requests; ``answer`` makes a right body of a request's path, to begin with or to hide in.
 
     ``sent`` counts the bytes that the network took, ``requests`` the requests. ``elsewhere`` is where redirects lead.
+    Paths without ``only`` in them get the right answer.
     """
 
-    def __init__(self, mode: Mode, answer: Callable[[str], bytes], elsewhere: str = "") -> None:
+    def __init__(self, mode: Mode, answer: Callable[[str], bytes], elsewhere: str = "", only: str = "") -> None:
         self.mode = mode
         self.sent = 0
         self.requests: list[str] = []
@@ -55,6 +57,7 @@ class HostileServer:
         self.port = 0
         self._answer = answer
         self._elsewhere = elsewhere
+        self._only = only
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -97,6 +100,11 @@ class HostileServer:
 
     async def _harm(self, path: str, writer: asyncio.StreamWriter) -> None:
         right = self._answer(path)
+        if self._only not in path:
+            await self._send(writer, _whole(right))
+            writer.write_eof()
+            await asyncio.sleep(0)
+            return
         begun = f"{len(right):x}\r\n".encode() + right + b"\r\n0\r\n" if self.mode is Mode.TRAILERS else b""
         if self.mode in _FLOODS:
             first, again = _FLOODS[self.mode]
@@ -113,9 +121,9 @@ class HostileServer:
     def _once(self, path: str, right: bytes) -> bytes:
         match self.mode:
             case Mode.BOMB:
-                return _whole(gzip.compress(b" " * (4 * _MIB) + right), "Content-Encoding: gzip")
+                return _whole(_gzipped(right), "Content-Encoding: gzip")
             case Mode.CHARSET:
-                return _whole(bz2.compress(b" " * (4 * _MIB) + right), "Content-Type: application/json; charset=bz2")
+                return _whole(_bzipped(right), "Content-Type: application/json; charset=bz2")
             case Mode.DEEP:
                 return _whole(b"[" * 200_000)
             case Mode.MANY:
@@ -135,6 +143,16 @@ class HostileServer:
         while True:
             await self._send(writer, b" ")
             await asyncio.sleep(0.002)
+
+
+@lru_cache
+def _gzipped(right: bytes) -> bytes:
+    return gzip.compress(b" " * (4 * _MIB) + right)
+
+
+@lru_cache
+def _bzipped(right: bytes) -> bytes:
+    return bz2.compress(b" " * (4 * _MIB) + right)
 
 
 def _head(*headers: str) -> bytes:
