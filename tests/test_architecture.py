@@ -99,6 +99,32 @@ def test_only_the_settings_and_the_command_line_read_the_environment() -> None:
     assert readers == {"services/runtime/settings.py", "services/ingestion/adapters/parsing/pool.py"}
 
 
+HTTP = {"aiohttp", "http.client", "httpcore", "requests", "urllib.request", "urllib3"}
+HTTPX = {
+    "httpx.BaseTransport",
+    "httpx.Client",
+    "httpx.InvalidURL",
+    "httpx.Request",
+    "httpx.Response",
+    "httpx.TransportError",
+    "httpx.URL",
+}
+
+
+def test_one_room_opens_http_connections() -> None:
+    """Its calls are bounded; Chroma's client gets a transport from there (G1)."""
+    for file in [*ROOT.glob("services/**/*.py"), *ROOT.glob("interceptors/**/*.py"), *ROOT.glob("cli/**/*.py")]:
+        place = str(file.relative_to(ROOT))
+        if place.startswith("services/http/"):
+            continue
+        tree = ast.parse(file.read_text())
+        assert not HTTP.intersection(imports(file.read_text())), place
+        used = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        of_httpx = {name for name in used if name.startswith("httpx.")}
+        allowed = HTTPX if place == "services/vectorstores/chroma_server.py" else {"httpx.URL", "httpx.InvalidURL"}
+        assert of_httpx <= allowed, (place, of_httpx - allowed)
+
+
 # --- contracts ------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from services.http.limits import KIB, Allowance
 
 # An answer's head is parsed at one go: so little of it is read at once that this takes no time to speak of.
 _HEAD_READ = 2 * KIB
-_BODY_READ = 8 * KIB
+_BODY_READ = 4 * KIB
 _allowance: ContextVar[Allowance] = ContextVar("http_allowance")
 
 
