@@ -83,5 +83,8 @@ def explained() -> Iterator[None]:
         raise NotConnected("could not be reached") from error
     except httpcore.TimeoutException as error:
         raise TooSlow("did not answer in time") from error
-    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+    except UnicodeError as error:  # a name that is none
+        raise NotConnected("could not be reached") from error
+    # OSError: TLS that breaks in the middle of an answer.
+    except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
         raise Broken("broke off the connection, or did not answer in HTTP") from error

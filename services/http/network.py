@@ -19,6 +19,7 @@ from services.http.limits import KIB, Allowance
 # An answer's head is parsed at one go: so little of it is read at once that this takes no time to speak of.
 _HEAD_READ = 2 * KIB
 _BODY_READ = 4 * KIB
+_WRITE = 16 * KIB
 _allowance: ContextVar[Allowance] = ContextVar("http_allowance")
 
 
@@ -115,9 +116,10 @@ class BlockingStream(httpcore.NetworkStream):
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
-        """Send ``buffer``."""
-        with _spending() as allowance:
-            self._inner.write(buffer, allowance.to_wait)
+        """Send ``buffer``; a bit at a time, because httpcore waits for each part that is taken, and not for all of it."""
+        for start in range(0, len(buffer), _WRITE):
+            with _spending() as allowance:
+                self._inner.write(buffer[start : start + _WRITE], allowance.to_wait)
 
     def start_tls(
         self,

@@ -125,6 +125,7 @@ class ChromaVectorIndex:
     def search(self, partition: Partition, vector: Vector, limit: int) -> list[tuple[str, float]]:
         """The nearest ids with their cosine similarity, best first (approximate: HNSW)."""
         self._dimensions[partition] = len(vector)
+        limit = min(limit, chroma_server.MOST_HITS) if self._remote else limit
         with self._using(partition):
             collection = self._open(partition)
             if collection is None or limit < 1:

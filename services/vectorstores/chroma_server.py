@@ -19,6 +19,8 @@ from services.http.blocking import BlockingHttpClient
 from services.http.json_values import most_values
 from services.http.limits import KIB, MIB, HttpProblem, Limits
 
+MOST_HITS = 200_000
+"""That a search asks for, and gets."""
 _MOST_BYTES, _MOST_VALUES = 32 * MIB, 1_000_000
 _BYTES_AROUND, _VALUES_AROUND = 64 * KIB, 1024  # of any answer
 _BYTES_PER_NUMBER = 32

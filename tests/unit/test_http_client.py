@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +15,7 @@ from services.http.blocking import BlockingHttpClient
 from services.http.client import HttpClient
 from services.http.json_values import BadJson, read_json
 from services.http.limits import KIB, MIB, Allowance, Broken, HttpProblem, Limits, NotConnected, TooMuch, TooSlow
+from tests.support.certificate_authority import CertificateAuthority
 from tests.support.hostile_http import HostileServer, Mode
 
 LIMITS = Limits(body=64 * KIB, total=60, idle=60, connect=60)
@@ -49,8 +53,8 @@ def right(_path: str) -> bytes:
     return b'{"right": true}'
 
 
-async def fetched(url: str, limits: Limits = LIMITS) -> bytes:
-    client = HttpClient(limits)
+async def fetched(url: str, limits: Limits = LIMITS, tls: ssl.SSLContext | None = None) -> bytes:
+    client = HttpClient(limits, tls=tls)
     try:
         async with client.call("POST", url, content=b"{}") as answer:
             return await answer.read()
@@ -58,8 +62,8 @@ async def fetched(url: str, limits: Limits = LIMITS) -> bytes:
         await client.close()
 
 
-async def fetched_in_a_thread(url: str, limits: Limits = LIMITS) -> bytes:
-    client = BlockingHttpClient(limits)
+async def fetched_in_a_thread(url: str, limits: Limits = LIMITS, tls: ssl.SSLContext | None = None) -> bytes:
+    client = BlockingHttpClient(limits, tls=tls)
     try:
         return (await asyncio.to_thread(client.call, "POST", url, {}, b"{}")).body
     finally:
@@ -135,6 +139,59 @@ async def test_a_server_that_is_not_there_is_not_connected() -> None:
         url = server.url
     with pytest.raises(NotConnected, match="could not be reached"):
         await fetched(url)
+
+
+async def test_a_request_that_nobody_takes_is_given_up() -> None:
+    """By a server that reads, but next to nothing."""
+    reading = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reading.set()
+        while await reader.read(1):
+            await asyncio.sleep(0.002)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    limits = Limits(body=KIB, total=0.1, idle=60, connect=60)
+    content = b"x" * 32 * MIB
+    client = HttpClient(limits)
+    with pytest.raises(TooSlow):
+        async with client.call("POST", url, content=content):
+            pass
+    await client.close()
+    blocking = BlockingHttpClient(limits)
+    with pytest.raises(TooSlow):
+        await asyncio.to_thread(blocking.call, "POST", url, {}, content)
+    blocking.close()
+    server.close()
+
+
+@pytest.mark.parametrize("fetch", [fetched, fetched_in_a_thread])
+async def test_tls_that_breaks_in_the_middle_is_a_broken_connection(
+    fetch: Callable[[str, Limits, ssl.SSLContext], Awaitable[bytes]], tmp_path: Path
+) -> None:
+    authority, key, certificate = CertificateAuthority().write(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun")
+        await writer.drain()
+        os.write(writer.get_extra_info("socket").fileno(), b"no record of TLS" * 100)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    tls = ssl.create_default_context(cafile=str(authority))
+    with pytest.raises(Broken):
+        await fetch(url, LIMITS, tls)
+    server.close()
+
+
+async def test_a_name_that_is_none_cannot_be_reached() -> None:
+    with pytest.raises(NotConnected):
+        await fetched(f"http://{'a' * 70}.invalid/")
 
 
 async def test_calls_beyond_the_most_connections_wait_and_are_given_up() -> None:
