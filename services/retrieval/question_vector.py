@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 
-from interceptors import current
 from services.corpus.errors import GroundwireError, Unavailable
 from services.resilience.breaker import BreakerPolicy, CircuitBreaker
 from services.retrieval.federation import outcomes
+from services.retrieval.patience import patience
 from services.retrieval.ports import Clock, Embedder
 from services.vectorstores.ports import Vector
 
-_SHARE = 0.5  # of the caller's time
 _log = logging.getLogger(__name__)
 
 
@@ -41,8 +40,7 @@ class QuestionVectors:
         permit = self._breaker.acquire()
         if permit is None:
             raise Unavailable("the embedding model did not answer lately, and is left alone for a while")
-        remaining = current.remaining()
-        limit = self._limit if remaining is None else min(self._limit, _SHARE * remaining)
+        limit = patience(self._limit)
         began = self._clock()
         try:
             (answer,) = await outcomes([self._embedder.embed_query(question)], timeout=limit)

@@ -631,6 +631,25 @@ async def test_a_reranker_that_fails_hangs_or_is_missing_costs_the_order_and_is_
         assert codes(result) == ["RERANK_SKIPPED"]
 
 
+async def test_a_caller_in_a_hurry_leaves_the_reranker_half_of_the_time() -> None:
+    """(G4)."""
+
+    class Hanging(OverlapCrossEncoder):
+        async def score(
+            self, question: str, passages: Sequence[str], *, budget: float | None = None
+        ) -> list[float | None]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    world = await _three()
+    retriever = world.retriever(policy=RetrievalPolicy(rerank=RerankPolicy(budget=600)), cross_encoder=Hanging())
+    token = current.deadline.set(time.monotonic() + 0.5)
+    result = await retriever.retrieve(ALICE, RetrieveQuery("second class train ticket", rerank=RerankMode.ON))
+    current.deadline.reset(token)
+    assert codes(result) == ["RERANK_SKIPPED"]
+    assert found(result)
+
+
 async def test_a_spent_budget_reranks_in_part() -> None:
     # One second passes at every look at the clock, so that the budget of two ends after two passages.
     ticks = count()
