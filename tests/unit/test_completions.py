@@ -137,6 +137,19 @@ def test_objects_of_an_event_are_read_one_after_the_other() -> None:
         next(steps)
 
 
+def test_a_long_text_is_read_in_steps_with_the_same_result() -> None:
+    """(G2): so that other work may run between them."""
+    text = "The fee is 42 euros a month [1]. " * 1_000
+    event = Event(json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}), whole=True)
+    slow, fast = Completion(PASSAGES, 8_192), Completion(PASSAGES, 8_192)
+    steps = list(slow.steps(event))
+    assert len(steps) > 8
+    assert max(map(len, steps)) < 5_000
+    assert "".join(steps) == fast.feed(event)
+    assert slow.done
+    assert slow.finish() == fast.finish()
+
+
 def test_a_completion_has_a_bounded_number_of_events() -> None:
     """(G2): signs of life are events, too."""
     completion = Completion(PASSAGES, 10)

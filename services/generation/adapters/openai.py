@@ -31,7 +31,7 @@ from services.http.pauses import Pauses
 _MOST_CLAIMS = 8  # of an answer that are checked by the cross-encoder
 _MOST_RETRY_AFTER = 300.0
 _DISCLAIMED = 0.5  # what is left of the confidence in an answer that its own model also says is not in the sources
-_MOST_ERROR_BYTES = 64 * KIB
+_MOST_ERROR_BYTES = 16 * KIB
 _MOST_BODY_BYTES = MIB  # of an answer that is not streamed
 _MOST_STREAM_BYTES = 16 * MIB
 _MOST_TRIES = 6  # of one question, each without one more parameter

@@ -31,6 +31,8 @@ _MOST_EVENTS = 50_000  # beside those of the answer: thoughts, and signs of life
 _EVENTS_PER_TOKEN = 4
 _LONGEST_TOKEN = 16  # characters that a token has at most, on average over an answer
 _MOST_CHARACTERS = 4_000_000  # of all that a server may write, thoughts included
+_STEP = 4_096  # characters that are read at one go
+_LONGEST_COMPARED = 65_536  # characters of a message that has other thoughts
 _MOST_COMPARED = 16_000_000  # characters, of all comparisons of messages with the answer so far
 _WORDS = re.compile(r"[^\W_]")
 _MARKERS = re.compile(r"\[\d{1,2}\]", re.ASCII)
@@ -109,7 +111,7 @@ class Completion:
         return "".join(self.steps(event))
 
     def steps(self, event: Event) -> Iterator[str]:
-        """The same in steps, one for each object in ``event``: none of them takes long."""
+        """The same in steps, each of one object, and of a few thousand characters: none of them takes long."""
         self._events_left -= 1
         if self._events_left < 0:
             raise Unavailable("the endpoint writes without an end")
@@ -119,8 +121,7 @@ class Completion:
         number = 0
         try:
             for number, found in enumerate(read_objects(event.data), 1):  # noqa: B007 - how many there were
-                chunk = read_chunk(found, event.name)
-                yield self._take(chunk)
+                yield from self._take(read_chunk(found, event.name))
         except Unreadable as error:
             if event.name.casefold() == "error":
                 raise _reported("") from error
@@ -158,7 +159,7 @@ class Completion:
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    def _take(self, chunk: Chunk) -> str:
+    def _take(self, chunk: Chunk) -> Iterator[str]:
         if chunk.error is not None:
             raise _reported(chunk.error)
         self._events += 1
@@ -175,14 +176,18 @@ class Completion:
                 self._finish = None
         self._finish = later_finish(self._finish, chunk.finish)
         if not text:
-            return ""
+            yield ""  # a sign of life
+            return
         self._raw.append(text)
         self._most -= len(text)
         if self._most < 0:
             raise Unavailable("the endpoint writes without an end")
         text = self._joiner.feed(text)
         self._bytes += len(text.encode())
-        return self._show(self._thinking.feed(text))
+        for start in range(0, len(text), _STEP):
+            yield self._show(self._thinking.feed(text[start : start + _STEP]))
+            if self.done:
+                return
 
     def _news(self, text: str) -> str:
         """What of a message was not written yet: some servers repeat all of the text so far, in each chunk or the last."""
@@ -201,7 +206,7 @@ class Completion:
 
     def _news_without_thoughts(self, text: str) -> str:
         """The same for a message that has other thoughts before the answer than what was written, or none."""
-        if self._compared > _MOST_COMPARED:
+        if self._compared > _MOST_COMPARED or len(text) > _LONGEST_COMPARED:
             return text
         self._compared += _MOST_CHARACTERS - self._most
         ahead, whole = copy.copy(self._thinking), ThinkingFilter()
