@@ -109,6 +109,13 @@ async def test_another_dimension_is_a_configuration_error(row: object) -> None:
         _answer([0.0] * DIMENSION),
         _answer([float("nan")] * DIMENSION),
         _answer([10**400] * DIMENSION),
+        _answer([1e308] * DIMENSION),
+        # Deeper than a parser goes, as a whole and in the place of a vector (G4).
+        Reply(body=b"[" * 5_000),
+        Reply(body=b'{"data": [{"index": 0, "embedding": ' + b"[" * 3_000 + b"]" * 3_000 + b"}]}"),
+        Reply(body=b'{"data": [{"index": 0, "embedding": "\\ud83d"}]}'),
+        Reply(body={"data": [{"index": [], "embedding": [1.0] * DIMENSION}]}),
+        Reply(body={"data": [[]] * 20_000}),
     ],
 )
 async def test_an_answer_that_is_no_embedding_is_unavailable(reply: Reply) -> None:
