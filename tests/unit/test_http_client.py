@@ -313,10 +313,10 @@ def test_the_work_that_is_left_is_counted_before_any_is_done() -> None:
 
     def seconds(size: int) -> float:
         data = b"[" * size
-        began = time.perf_counter()
+        began = time.thread_time()
         for _ in range(20):
             with pytest.raises(BadJson):
                 read_json(data, values=1000)
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
     assert min(seconds(1_000_000) for _ in range(3)) < 100 * max(min(seconds(100_000) for _ in range(3)), 1e-6)
