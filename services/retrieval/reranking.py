@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from services.corpus.cleaning import cleaned
 from services.corpus.coverage import Notice
 from services.retrieval.federation import outcomes
 from services.retrieval.ports import CrossEncoder
@@ -32,8 +33,8 @@ async def rerank(
     notice says so.
     """
     head, tail = list(passages[: policy.candidates]), list(passages[policy.candidates :])
-    windows = [best_window(passage.passage.text, stems, policy.window) for passage in head]
-    (answer,) = await outcomes([encoder.score(query, windows, budget=policy.budget)], timeout=_PATIENCE * policy.budget)
+    windows = [cleaned(best_window(passage.passage.text, stems, policy.window)) for passage in head]
+    (answer,) = await outcomes([encoder.score(cleaned(query), windows, budget=policy.budget)], timeout=_PATIENCE * policy.budget)
     if isinstance(answer, Exception) or len(answer) != len(head):
         kind = type(answer).__name__ if isinstance(answer, Exception) else "wrong length"
         _log.warning("the cross-encoder gave no scores (%s)", kind)

@@ -23,8 +23,9 @@ from cli.ingest_report import Result
 from cli.output import Format, Screen
 from cli.progress import Lines
 from cli.supervisor import Backoff
-from cli.text import clean, one_line, plural, seconds, size
+from cli.text import one_line, plural, seconds, size
 from cli.typewriter import Typewriter
+from services.corpus.cleaning import cleaned
 from services.runtime.settings import Settings
 
 _EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -93,7 +94,7 @@ def test_a_reset_of_more_than_the_screen_says_where_the_new_text_begins() -> Non
 
 @given(st.text())
 def test_nothing_that_a_terminal_obeys_survives_cleaning(text: str) -> None:
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", clean(text))
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", cleaned(text))
     assert "\n" not in one_line(text)
     assert len(one_line(text, 40)) <= 40
 
