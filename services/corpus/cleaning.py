@@ -27,31 +27,32 @@ _UNSEEN = (
 _SUSPICIOUS = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_UNSEEN}]")
 _FLAG = "\U0001f3f4"
 _FLAG_TAGS = "(?:gbeng|gbsct|gbwls)".translate({code: 0xE0000 + code for code in range(0x61, 0x7B)})
-# In the order in which they are tried: what stays where it belongs, and then what does not.
-_PARTS = re.compile(
-    "|".join(
-        (
-            # The flags of England, Scotland and Wales, the only ones that are spelled in tags.
-            f"(?P<flag>(?<={_FLAG}){_FLAG_TAGS}\U000e007f)",
-            # Between pictures; a picture may have a selector or a skin tone of its own.
-            f"(?P<joined>(?:(?<=[{_PICTURE}])|(?<=[{_PICTURE}]\ufe0f))\u200d(?=[{_PICTURE}]))",
-            # One behind a letter of a script that needs it; ZWNJ between two such letters.
-            f"(?P<joiner>(?<=[{_JOINING}])(?:\u200d(?![{_UNSEEN}])|\u200c(?=[{_JOINING}])))",
-            f"(?P<shape>(?<=[{_PICTURE}])[\ufe0e\ufe0f]|(?<=[0-9#*])\ufe0f(?=\u20e3))",
-            f"(?P<variant>(?<=[{_IDEOGRAPH}])[\ufe00-\ufe02\U000e0100-\U000e01ef]|(?<=[\u2200-\u22ff\u2a00-\u2aff\u1000-\u109f])\ufe00"
-            "|(?<=[\u1800-\u18aa])[\u180b-\u180f])",
-            f"(?P<filler>[\u115f\u1160](?=[{_JAMO}])|(?<=[{_JAMO}])[\u115f\u1160])",
-            "(?P<line>\r\n|[\u2028\u2029])",
-            # What would change the order of what follows is shown, so that it is noticed.
-            "(?P<order>[\u202a-\u202e\u2066-\u2069])",
-            # A hidden text of tags or of selectors leaves one sign that it was there.
-            "(?P<hidden>[\U000e0000-\U000e0fff][\U000e0000-\U000e0fff\ufe00-\ufe0f]*|[\ufe00-\ufe0f]{2,})",
-            "(?P<control>[\x00-\x08\x0b-\x1f\x7f-\x9f])",
-            f"(?P<unseen>[{_UNSEEN}])",
-        )
+# What stays where it belongs.
+_KEPT = "|".join(
+    (
+        # Between pictures; a picture may have a selector or a skin tone of its own.
+        f"(?:(?<=[{_PICTURE}])|(?<=[{_PICTURE}]\ufe0f))\u200d(?=[{_PICTURE}])",
+        # One behind a letter of a script that needs it; ZWNJ between two such letters.
+        f"(?<=[{_JOINING}])(?:\u200d(?![{_UNSEEN}])|\u200c(?=[{_JOINING}]))",
+        f"(?<=[{_PICTURE}])[\ufe0e\ufe0f]|(?<=[0-9#*])\ufe0f(?=\u20e3)",
+        f"(?<=[{_IDEOGRAPH}])[\ufe00-\ufe02\U000e0100-\U000e01ef]|(?<=[\u2200-\u22ff\u2a00-\u2aff\u1000-\u109f])\ufe00"
+        "|(?<=[\u1800-\u180a\u1810-\u18aa])[\u180b-\u180f]",
+        f"[\u115f\u1160](?=[{_JAMO}])|(?<=[{_JAMO}])[\u115f\u1160]",
     )
 )
-_KEPT = frozenset({"flag", "joined", "joiner", "shape", "variant", "filler"})
+# What does not, in the order in which it is tried; long runs are found at once.
+_CHANGED = re.compile(
+    # The flags of England, Scotland and Wales are the only ones that are spelled in tags.
+    f"(?P<flag>(?<={_FLAG}){_FLAG_TAGS}\U000e007f)|(?!{_KEPT})(?:"
+    "(?P<line>\r\n|[\u2028\u2029])"
+    # What would change the order of what follows is shown, so that it is noticed.
+    "|(?P<order>[\u202a-\u202e\u2066-\u2069]+)"
+    # A hidden text of tags or of selectors leaves one sign that it was there.
+    "|(?P<hidden>[\U000e0000-\U000e0fff][\U000e0000-\U000e0fff\ufe00-\ufe0f]*|[\ufe00-\ufe0f]{2,})"
+    "|(?P<control>[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+|\r)"
+    "|(?P<unseen>[\xad\u034f\u061c\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u2065\u206a-\u206f\u3164\ufeff\uffa0"
+    "\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a]+|[\u115f\u1160\ufe00-\ufe0f]))"
+)
 # For machines: whatever is a control or format character, or is not seen, in any place.
 _ESCAPED = re.compile(
     f"[\x00-\x1f\x7f-\x9f\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\u2028\u2029\ud800-\udfff"
@@ -72,7 +73,7 @@ def cleaned(text: str) -> str:
     """
     if _SUSPICIOUS.search(text) is None:
         return text
-    return _PARTS.sub(_shown, text)
+    return _CHANGED.sub(_shown, text)
 
 
 def escaped(json: str) -> str:
@@ -84,16 +85,17 @@ def escaped(json: str) -> str:
 
 
 def _shown(found: re.Match[str]) -> str:
-    kind = found.lastgroup
-    if kind in _KEPT:
-        return found[0]
-    match kind:
+    match found.lastgroup:
+        case "flag":
+            return found[0]
         case "line":
             return "\n"
         case "order":
-            return f"<U+{ord(found[0]):04X}>"
-        case "hidden" | "control":
+            return "".join([f"<U+{ord(letter):04X}>" for letter in found[0]])
+        case "hidden":
             return _REPLACED
+        case "control":
+            return _REPLACED * len(found[0])
         case _:
             return ""
 
