@@ -14,6 +14,7 @@ from structlog.dev import plain_traceback
 
 from interceptors import current
 from services.corpus.cleaning import cleaned, escaped
+from services.runtime.metadata_logs import hide_metadata
 from services.runtime.options import LogOptions
 
 
@@ -55,6 +56,7 @@ def configure(options: LogOptions, *, worker: int | None = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
+    hide_metadata()
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(options.level.upper())
