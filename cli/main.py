@@ -237,6 +237,8 @@ def _usage_lines(error: Exception) -> list[str]:
 def run() -> int:
     """Run one command as a process of its own, and return its exit code."""
     collect_rarely()
+    # Whatever this process or its children make is for their owner alone, unless they say otherwise.
+    os.umask(0o077)
     try:
         return main()
     finally:

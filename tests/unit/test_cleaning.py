@@ -19,7 +19,6 @@ from rich.text import Text
 
 from cli import main as cli_main
 from cli.output import Format, Screen
-
 from services.corpus.cleaning import _UNSEEN, cleaned, escaped
 from services.generation.grounding import messages
 from services.generation.ports import Passage
