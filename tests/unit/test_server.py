@@ -156,8 +156,8 @@ async def test_a_directory_of_somebody_else_is_not_trusted(
     serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = tmp_path.stat().st_uid
-    monkeypatch.setattr("services.runtime.server._trusted_owners", lambda: {owner + 1})
-    with pytest.raises(ConfigurationError, match="somebody else's"):
+    monkeypatch.setattr("services.runtime.sockets.trusted_owners", lambda: frozenset({owner + 1}))
+    with pytest.raises(ConfigurationError, match="belongs to another user"):
         await serving.make().start(f"unix:{tmp_path}/echo.sock")
 
 
