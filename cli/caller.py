@@ -38,7 +38,10 @@ class CallerToken:
     async def metadata(self) -> list[tuple[str, str]]:
         """The ``authorization`` header, if there is a token; CliError if it could reach another user."""
         if problem := untrusted(self._address):
-            raise CliError(f"no token is sent to {self._address}: {problem}; use another address or data directory", code=ExitCode.USAGE)
+            raise CliError(
+                f"no token is sent to {self._address}: {problem}; use another address or data directory",
+                code=ExitCode.USAGE,
+            )
         token = self._given or await self._development()
         return [("authorization", f"Bearer {token}")] if token else []
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cli.client import explained, open_channel
-from cli.documents import MAX_BYTES, NOT_A_FILE, Entry, Found, what_it_is
+from cli.documents import MAX_BYTES, NOT_A_FILE, Entry, Found, open_to_read, what_it_is
 from cli.errors import CliError
 from cli.ingest_report import Report, Result
 from cli.interrupts import BUT_HANGUP, interrupts
@@ -301,8 +301,8 @@ class _Sender:
 
 def _read(entry: Entry) -> pb.DocumentInput | Result:
     try:
-        # It may be another one by now: without waiting for the other end of a pipe, should it be one.
-        with os.fdopen(os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        # It may be another one by now.
+        with os.fdopen(open_to_read(entry), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 return Result(entry, reason=NOT_A_FILE, message=what_it_is(mode))

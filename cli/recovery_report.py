@@ -180,7 +180,9 @@ def _show_collections(screen: Screen, collections: Sequence[_Counted]) -> None:
         screen.text(*(f"{cleaned(c.tenant)}\t{cleaned(c.collection)}\t{c.documents}\t{c.chunks}" for c in collections))
         return
     heads = ("Tenant", "Collection", "Documents", "Passages")
-    rows = [(cleaned(one.tenant), cleaned(one.collection), f"{one.documents:,}", f"{one.chunks:,}") for one in collections]
+    rows = [
+        (cleaned(one.tenant), cleaned(one.collection), f"{one.documents:,}", f"{one.chunks:,}") for one in collections
+    ]
     screen.table(fitted_table(heads, rows, screen.out.width, yielding=heads[:2], right=heads[2:]))
 
 

@@ -34,7 +34,9 @@ async def rerank(
     """
     head, tail = list(passages[: policy.candidates]), list(passages[policy.candidates :])
     windows = [cleaned(best_window(passage.passage.text, stems, policy.window)) for passage in head]
-    (answer,) = await outcomes([encoder.score(cleaned(query), windows, budget=policy.budget)], timeout=_PATIENCE * policy.budget)
+    (answer,) = await outcomes(
+        [encoder.score(cleaned(query), windows, budget=policy.budget)], timeout=_PATIENCE * policy.budget
+    )
     if isinstance(answer, Exception) or len(answer) != len(head):
         kind = type(answer).__name__ if isinstance(answer, Exception) else "wrong length"
         _log.warning("the cross-encoder gave no scores (%s)", kind)

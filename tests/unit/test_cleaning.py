@@ -77,7 +77,12 @@ def test_joiners_and_selectors_hide_no_text() -> None:
     assert cleaned("\U0001f3f4" + TAGS + "\U000e007f") == f"\U0001f3f4{ODD}"
 
 
-_ALL = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from(f"a\u0915\u0645\U0001f600\u845b{TAGS}\u200d\u200c\ufe0f\u202e\r\n")))
+_ALL = st.text(
+    st.one_of(
+        st.characters(codec="utf-8"),
+        st.sampled_from(f"a\u0915\u0645\U0001f600\u845b{TAGS}\u200d\u200c\ufe0f\u202e\r\n"),
+    )
+)
 
 
 @given(_ALL)
@@ -90,7 +95,9 @@ def test_cleaning_twice_is_cleaning_once_and_nothing_is_obeyed(text: str) -> Non
 
 
 @given(_ALL, st.sampled_from([None, 2]))
-def test_json_for_machines_says_the_same_and_holds_nothing_that_is_obeyed_or_unseen(text: str, indent: int | None) -> None:
+def test_json_for_machines_says_the_same_and_holds_nothing_that_is_obeyed_or_unseen(
+    text: str, indent: int | None
+) -> None:
     """(F1)"""
     document = {"answer": text, text: ["x"]}
     for ascii_only in (True, False):
@@ -104,11 +111,7 @@ def test_json_for_machines_says_the_same_and_holds_nothing_that_is_obeyed_or_uns
 def test_every_format_character_that_is_not_seen_is_known() -> None:
     """Those of Unicode that are left are seen: they stand around or below digits, or build hieroglyphs. (F2)"""
     unseen = re.compile(f"[{_UNSEEN}]")
-    left = {
-        code
-        for code in range(0x110000)
-        if unicodedata.category(chr(code)) == "Cf" and not unseen.match(chr(code))
-    }
+    left = {code for code in range(0x110000) if unicodedata.category(chr(code)) == "Cf" and not unseen.match(chr(code))}
     seen = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
     assert left <= seen
 
