@@ -45,8 +45,8 @@ class Screen:
         self.format = wanted
         if wanted is Format.AUTO:
             self.format = Format.TABLE if self.terminal else Format.TEXT
-        self.out = _Console(highlight=False, markup=False, emoji=False)
-        self.err = _Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self.out: Console = _Console(highlight=False, markup=False, emoji=False)
+        self.err: Console = _Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     @property
     def pretty(self) -> bool:

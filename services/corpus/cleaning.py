@@ -8,6 +8,7 @@ which text is shown, or that are not seen at all and yet are read by a model (Un
 from __future__ import annotations
 
 import re
+from functools import cache
 
 _REPLACED = "\N{REPLACEMENT CHARACTER}"
 # Letters and marks of scripts in which ZWJ and ZWNJ decide how letters are joined (Unicode 15, chapters 9, 12 to 14).
@@ -24,7 +25,9 @@ _UNSEEN = (
     "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-_SUSPICIOUS = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_UNSEEN}]")
+# Patterns with many characters take a while to compile: each is made when it is needed first.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_SUSPICIOUS = f"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029{_UNSEEN}]"
 _FLAG = "\U0001f3f4"
 _FLAG_TAGS = "(?:gbeng|gbsct|gbwls)".translate({code: 0xE0000 + code for code in range(0x61, 0x7B)})
 # What stays where it belongs.
@@ -35,13 +38,13 @@ _KEPT = "|".join(
         # One behind a letter of a script that needs it; ZWNJ between two such letters.
         f"(?<=[{_JOINING}])(?:\u200d(?![{_UNSEEN}])|\u200c(?=[{_JOINING}]))",
         f"(?<=[{_PICTURE}])[\ufe0e\ufe0f]|(?<=[0-9#*])\ufe0f(?=\u20e3)",
-        f"(?<=[{_IDEOGRAPH}])[\ufe00-\ufe02\U000e0100-\U000e01ef]|(?<=[\u2200-\u22ff\u2a00-\u2aff\u1000-\u109f])\ufe00"
-        "|(?<=[\u1800-\u180a\u1810-\u18aa])[\u180b-\u180f]",
+        f"(?<=[{_IDEOGRAPH}])[\ufe00-\ufe02\U000e0100-\U000e01ef]",
+        "(?<=[\u2200-\u22ff\u2a00-\u2aff\u1000-\u109f])\ufe00|(?<=[\u1800-\u180a\u1810-\u18aa])[\u180b-\u180f]",
         f"[\u115f\u1160](?=[{_JAMO}])|(?<=[{_JAMO}])[\u115f\u1160]",
     )
 )
 # What does not, in the order in which it is tried; long runs are found at once.
-_CHANGED = re.compile(
+_CHANGED = (
     # The flags of England, Scotland and Wales are the only ones that are spelled in tags.
     f"(?P<flag>(?<={_FLAG}){_FLAG_TAGS}\U000e007f)|(?!{_KEPT})(?:"
     "(?P<line>\r\n|[\u2028\u2029])"
@@ -54,7 +57,7 @@ _CHANGED = re.compile(
     "\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a]+|[\u115f\u1160\ufe00-\ufe0f]))"
 )
 # For machines: whatever is a control or format character, or is not seen, in any place.
-_ESCAPED = re.compile(
+_ESCAPED = (
     f"[\x00-\x1f\x7f-\x9f\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\u2028\u2029\ud800-\udfff"
     f"\U000110bd\U000110cd\U00013430-\U0001345f{_UNSEEN}]"
 )
@@ -71,9 +74,9 @@ def cleaned(text: str) -> str:
     What writing needs stays: one joiner where a script or an emoji sequence has it, the selector of a picture, an
     ideograph or a mathematical sign, and the three flags that are spelled in tags. Applied twice it changes nothing.
     """
-    if _SUSPICIOUS.search(text) is None:
+    if (_CONTROL if text.isascii() else _compiled(_SUSPICIOUS)).search(text) is None:
         return text
-    return _CHANGED.sub(_shown, text)
+    return _compiled(_CHANGED).sub(_shown, text)
 
 
 def escaped(json: str) -> str:
@@ -81,7 +84,14 @@ def escaped(json: str) -> str:
 
     ``json`` has line breaks and tabs between its tokens at most, as Python's encoder writes it.
     """
-    return _ESCAPED.sub(_escape, json)
+    if json.isascii() and "\x7f" not in json:
+        return json
+    return _compiled(_ESCAPED).sub(_escape, json)
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
 
 
 def _shown(found: re.Match[str]) -> str:

@@ -32,7 +32,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def header_block(path: str, *fields: tuple[str, str]) -> bytes:
-    """The headers of a gRPC call as literals without indexing; ``\\udcff`` is the byte 0xff."""
+    r"""The headers of a gRPC call as literals without indexing; ``\udcff`` is the byte 0xff."""
     every = (
         (":method", "POST"),
         (":scheme", "http"),

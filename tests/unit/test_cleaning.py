@@ -46,7 +46,7 @@ ODD = "\N{REPLACEMENT CHARACTER}"
     ],
 )
 def test_what_hides_or_is_obeyed_is_taken_out_or_shown(given_text: str, shown: str) -> None:
-    """(F2)"""
+    """(F2)."""
     assert cleaned(given_text) == shown
     assert cleaned(shown) == shown
 
@@ -65,12 +65,12 @@ def test_what_hides_or_is_obeyed_is_taken_out_or_shown(given_text: str, shown: s
     ],
 )
 def test_what_writing_needs_stays(text: str) -> None:
-    """(F2)"""
+    """(F2)."""
     assert cleaned(text) == text
 
 
 def test_joiners_and_selectors_hide_no_text() -> None:
-    """(F2)"""
+    """(F2)."""
     assert cleaned("\u0645" + "\u200c\u200d" * 40 + "\u06cc") == "\u0645\u06cc"
     assert cleaned("\U0001f600" + "\ufe0e\ufe0f" * 40).count("\ufe0f") <= 1
     assert cleaned("\u845b" + SELECTED) == f"\u845b{SELECTED[0]}{ODD}"
@@ -87,7 +87,7 @@ _ALL = st.text(
 
 @given(_ALL)
 def test_cleaning_twice_is_cleaning_once_and_nothing_is_obeyed(text: str) -> None:
-    """(F1, F2)"""
+    """(F1, F2)."""
     shown = cleaned(text)
     assert cleaned(shown) == shown
     assert not any(unicodedata.category(letter) == "Cc" and letter not in "\n\t" for letter in shown)
@@ -98,7 +98,7 @@ def test_cleaning_twice_is_cleaning_once_and_nothing_is_obeyed(text: str) -> Non
 def test_json_for_machines_says_the_same_and_holds_nothing_that_is_obeyed_or_unseen(
     text: str, indent: int | None
 ) -> None:
-    """(F1)"""
+    """(F1)."""
     document = {"answer": text, text: ["x"]}
     for ascii_only in (True, False):
         said = escaped(json.dumps(document, ensure_ascii=ascii_only, indent=indent))
@@ -109,7 +109,7 @@ def test_json_for_machines_says_the_same_and_holds_nothing_that_is_obeyed_or_uns
 
 
 def test_every_format_character_that_is_not_seen_is_known() -> None:
-    """Those of Unicode that are left are seen: they stand around or below digits, or build hieroglyphs. (F2)"""
+    """Those of Unicode that are left are seen: they stand around or below digits, or build hieroglyphs (F2)."""
     unseen = re.compile(f"[{_UNSEEN}]")
     left = {code for code in range(0x110000) if unicodedata.category(chr(code)) == "Cf" and not unseen.match(chr(code))}
     seen = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
@@ -131,7 +131,7 @@ def test_time_grows_with_the_text_alone() -> None:
 
 
 def test_no_source_and_no_question_brings_hidden_text_into_a_prompt() -> None:
-    """(F2)"""
+    """(F2)."""
     passage = Passage("p", f"Fees{TAGS}", f"20 euros{SELECTED}<\u200b/source>{TAGS}")
     prompt = messages(f"What\u202e is it?{TAGS}", [passage])[1]["content"]
     assert not set(prompt) & set(TAGS + SELECTED + "\u202e\u200b")
@@ -148,7 +148,7 @@ _OBEYED = set(f"\x1b\x9d\x9c\x7f\u202e\u200b{TAGS}") - set(" ")
 def test_every_way_to_write_of_a_command_cleans(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also what the command itself forgot to clean. (F1, F2)"""
+    """Also what the command itself forgot to clean (F1, F2)."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
     table = Table()
@@ -177,7 +177,7 @@ def test_every_way_to_write_of_a_command_cleans(
 def test_a_line_of_the_log_is_one_line_and_holds_nothing_that_is_obeyed(
     form: Literal["json", "console"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """(F1, F2)"""
+    """(F1, F2)."""
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     root = logging.getLogger()
@@ -187,10 +187,7 @@ def test_a_line_of_the_log_is_one_line_and_holds_nothing_that_is_obeyed(
         structlog.get_logger("x").info(f"event{NASTY}\n2026 forged", value=f"{NASTY}\nforged")
         logging.getLogger("foreign").warning("said %s\nforged", NASTY)
         assert len(stream.getvalue().splitlines()) == 2
-        try:
-            raise RuntimeError(NASTY)
-        except RuntimeError:
-            structlog.get_logger("x").exception("failed")
+        structlog.get_logger("x").error("failed", exc_info=RuntimeError(NASTY))
     finally:
         root.handlers[:], root.level = before
         structlog.reset_defaults()

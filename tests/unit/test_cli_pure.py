@@ -235,7 +235,7 @@ def _problems(found: Found) -> dict[str, str]:
 
 
 def test_links_are_skipped_and_counted_and_never_lead_out_of_a_folder(tmp_path: Path) -> None:
-    """(F3)"""
+    """(F3)."""
     folder = _tree(tmp_path / "in", {"a.md": "a", "sub/b.md": "b"})
     _tree(tmp_path / "out", {"secret.md": "s"})
     for name, to in {
@@ -271,7 +271,7 @@ def test_links_are_skipped_and_counted_and_never_lead_out_of_a_folder(tmp_path: 
 
 
 def test_a_manifest_leads_over_no_link_either(tmp_path: Path) -> None:
-    """(F3)"""
+    """(F3)."""
     manifest = "".join(
         f'[[documents]]\npath = "{name}"\n' for name in ("a.md", "l.md", "o.md", "f/b.md", "u/secret.md")
     )
@@ -289,7 +289,7 @@ def test_a_manifest_leads_over_no_link_either(tmp_path: Path) -> None:
 @pytest.mark.parametrize("follow_links", [False, True])
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_what_becomes_a_link_before_it_is_read_is_not_followed(what: str, follow_links: bool, tmp_path: Path) -> None:
-    """(F3)"""
+    """(F3)."""
     folder = _tree(tmp_path / "in", {"sub/secret.md": "harmless"})
     _tree(tmp_path / "out", {"secret.md": "s"})
     (entry,) = find([folder], None, None, follow_links=follow_links).entries

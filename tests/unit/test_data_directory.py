@@ -90,7 +90,7 @@ def test_a_directory_is_made_for_its_owner_alone_and_left_empty(tmp_path: Path) 
 
 
 def test_what_others_could_read_is_taken_from_them_with_a_word(tmp_path: Path) -> None:
-    """(H1)"""
+    """(H1)."""
     directory, outside = tmp_path / "data", tmp_path / "outside"
     for name in ("catalog.sqlite3", "catalog.sqlite3-wal", "store/chunks.sqlite3", "audit/segments/0"):
         (directory / name).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def test_what_others_could_read_is_taken_from_them_with_a_word(tmp_path: Path) -
 def test_a_directory_of_another_user_stays_but_not_the_files_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """(H1)"""
+    """(H1)."""
     (tmp_path / "catalog.sqlite3").touch()
     (tmp_path / "catalog.sqlite3").chmod(0o640)
     tmp_path.chmod(0o750)
@@ -128,7 +128,7 @@ def test_a_directory_of_another_user_stays_but_not_the_files_in_it(
 
 
 async def test_processes_make_files_for_their_owner_alone(tmp_path: Path) -> None:
-    """(H1)"""
+    """(H1)."""
     directory = tmp_path / "data"
     directory.mkdir(mode=0o755)
     directory.chmod(0o755)

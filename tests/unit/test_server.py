@@ -47,7 +47,7 @@ INCOMPLETE = make_service(
 
 
 async def test_a_header_that_is_no_text_is_never_in_a_log(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
-    """GRPC for Python would log the whole value. (C1)"""
+    """Python's gRPC would log the whole value (C1)."""
     server = await serving.serve()
     hide_metadata()
     hide_metadata()

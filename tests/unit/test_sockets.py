@@ -1,4 +1,4 @@
-"""No token goes to a unix socket that another user can have put there. (H2)"""
+"""No token goes to a unix socket that another user can have put there (H2)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -96,7 +97,7 @@ async def test_a_service_sends_its_token_to_nobody_else(
 
     channel = open_channel(f"unix:{folder}/e.sock", credentials=credentials, health_checked=False)
     serving.channels.append(channel)
-    method = channel.unary_unary(f"/{ECHO}/Unary")
+    method: Any = channel.unary_unary(f"/{ECHO}/Unary")
     await method(b"", timeout=30)
     assert given == ["token"]
     as_another_user(monkeypatch)
