@@ -80,7 +80,8 @@ def keep_from_others(directory: Path) -> str:
         return f"{told}: {changed} files in it are private now; change its mode to 700 if nobody needs it"
     return (
         f"other users could read the data in {directory} (mode {status.st_mode & 0o7777:o}): "
-        f"it and {changed - 1} files and directories in it are for their owner alone now"
+        + (f"it and {changed - 1} files and directories in it are" if changed > 1 else "it is")
+        + " for this user alone now"
     )
 
 
