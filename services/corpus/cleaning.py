@@ -46,7 +46,7 @@ _KEPT = "|".join(
 # What does not, in the order in which it is tried; long runs are found at once.
 _CHANGED = (
     # The flags of England, Scotland and Wales are the only ones that are spelled in tags.
-    f"(?P<flag>(?<={_FLAG}){_FLAG_TAGS}\U000e007f)|(?!{_KEPT})(?:"
+    f"(?={_SUSPICIOUS})(?:(?P<flag>(?<={_FLAG}){_FLAG_TAGS}\U000e007f)|(?!{_KEPT})(?:"
     "(?P<line>\r\n|[\u2028\u2029])"
     # What would change the order of what follows is shown, so that it is noticed.
     "|(?P<order>[\u202a-\u202e\u2066-\u2069]+)"
@@ -54,7 +54,7 @@ _CHANGED = (
     "|(?P<hidden>[\U000e0000-\U000e0fff][\U000e0000-\U000e0fff\ufe00-\ufe0f]*|[\ufe00-\ufe0f]{2,})"
     "|(?P<control>[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+|\r)"
     "|(?P<unseen>[\xad\u034f\u061c\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u2065\u206a-\u206f\u3164\ufeff\uffa0"
-    "\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a]+|[\u115f\u1160\ufe00-\ufe0f]))"
+    "\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a]+|[\u115f\u1160\ufe00-\ufe0f])))"
 )
 # For machines: whatever is a control or format character, or is not seen, in any place.
 _ESCAPED = (

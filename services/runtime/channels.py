@@ -86,10 +86,14 @@ def open_channel(
 
 def _to_own_sockets(address: str, credentials: Credentials) -> Credentials:
     """``credentials`` that are given only while nobody else can have put the socket there; else the call fails."""
+    told = ""
 
     async def checked() -> list[tuple[str, str]]:
-        if problem := untrusted(address):
-            _log.error("no token is sent", address=address, why=problem)
+        nonlocal told
+        before, told = told, untrusted(address)
+        if problem := told:
+            if problem != before:
+                _log.error("no token is sent", address=address, why=problem)
             none = grpc.aio.Metadata()
             raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, f"no token is sent: {problem}")
         return await credentials()

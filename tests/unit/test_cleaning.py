@@ -120,12 +120,12 @@ def test_time_grows_with_the_text_alone() -> None:
     """Ten times the text takes no more than thirty times as long, whatever it is made of."""
     for kind in ("\u200d", "\U000e0041", "\u0645\u200c", "\U0001f600\u200d", "\u202e", "\x9b", "\U0001f3f4\U000e0067"):
         took = []
-        for count in (5_000, 50_000):
+        for count in (3_000, 30_000):
             best = float("inf")
-            for _ in range(3):
-                start = time.perf_counter()
+            for _ in range(5):
+                start = time.thread_time()
                 cleaned(kind * count)
-                best = min(best, time.perf_counter() - start)
+                best = min(best, time.thread_time() - start)
             took.append(best)
         assert took[1] < 30 * took[0] + 0.001
 
