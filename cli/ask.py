@@ -15,11 +15,12 @@ from rich.text import Text
 from cli.client import connect
 from cli.errors import CliError
 from cli.output import Format, Screen
-from cli.text import clean, one_line, seconds
+from cli.text import one_line, seconds
 from cli.typewriter import Typewriter
 from groundwire.common.v1 import core_pb2
 from groundwire.query.v1 import query_service_pb2 as pb
 from groundwire.query.v1 import query_service_pb2_grpc as rpc
+from services.corpus.cleaning import cleaned
 from services.runtime.options import TlsOptions
 
 _WIDTH = 100
@@ -117,9 +118,9 @@ def _complete(response: pb.QueryResponse | None) -> pb.QueryResponse:
 
 def _show_answer(screen: Screen, response: pb.QueryResponse) -> None:
     if screen.format is Format.TEXT:
-        screen.text(clean(response.answer))
+        screen.text(cleaned(response.answer))
     elif screen.format is Format.TABLE:
-        screen.out.print(clean(response.answer), width=min(screen.out.width, _WIDTH))
+        screen.out.print(cleaned(response.answer), width=min(screen.out.width, _WIDTH))
 
 
 def show_grounds(screen: Screen, response: pb.QueryResponse) -> None:
@@ -222,8 +223,8 @@ def _summary(response: pb.QueryResponse) -> str:
     parts = [
         "" if response.abstained else f"confidence {response.confidence:.2f}",
         seconds(took),
-        f"endpoint {clean(response.endpoint)}" if response.endpoint else "",
-        f"request {clean(response.request_id)}",
+        f"endpoint {cleaned(response.endpoint)}" if response.endpoint else "",
+        f"request {cleaned(response.request_id)}",
     ]
     return " · ".join(part for part in parts if part)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -182,9 +180,10 @@ def _print_line(screen: Screen, logged: pb.LoggedEvent) -> None:
         for row in following(shown(logged), screen.out.width):
             screen.table(row)
         return
-    line = json.dumps(_as_json(logged)) if screen.format is Format.JSON else "\t".join(cells(shown(logged)))
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    if screen.format is Format.JSON:
+        screen.json_line(_as_json(logged))
+    else:
+        screen.text("\t".join(cells(shown(logged))))
 
 
 def _as_json(logged: pb.LoggedEvent) -> dict[str, Any]:

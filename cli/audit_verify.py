@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cli.errors import ExitCode, usage
 from cli.output import Format, Screen
-from cli.text import clean, plural
+from cli.text import plural
 from services.audit.note import NoteError, Verifier
 from services.audit.verify import verify_directory
+from services.corpus.cleaning import cleaned
 
 
 def verify_copy(
@@ -45,8 +46,8 @@ def show_report(
     if cosigned is not None:
         counted += f", {cosigned:,} cosigned"
     screen.say(f"{'DAMAGED' if problems else 'intact'}: {counted}")
-    screen.say(*(f"problem: {clean(problem)}" for problem in problems))
-    screen.say(*(f"note: {clean(note)}" for note in notes))
+    screen.say(*(f"problem: {cleaned(problem)}" for problem in problems))
+    screen.say(*(f"note: {cleaned(note)}" for note in notes))
 
 
 def _key(given: str) -> Verifier:

@@ -16,6 +16,7 @@ from services.corpus.errors import FailedPrecondition
 from services.corpus.principal import EVERYBODY, is_name, principal
 from services.runtime.options import ClaimOptions, IssuerOptions
 from services.runtime.settings import TOKEN_VARIABLE, ConfigurationError, Settings, is_loopback, load
+from services.runtime.sockets import untrusted
 
 # A token of the development identity is minted again after this, in seconds; it is valid for longer.
 _RENEWED = 1200.0
@@ -27,6 +28,7 @@ class CallerToken:
     """The metadata of calls to one address; CliError if what stands in the environment cannot be sent as a token."""
 
     def __init__(self, address: str) -> None:
+        self._address = address
         self._given = _token_of_the_environment()
         # A development token is a secret of this machine: it is never sent to another one.
         self._local = is_loopback(address)
@@ -34,7 +36,12 @@ class CallerToken:
         self._minted_at = 0.0
 
     async def metadata(self) -> list[tuple[str, str]]:
-        """The ``authorization`` header, if there is a token."""
+        """The ``authorization`` header, if there is a token; CliError if it could reach another user."""
+        if problem := untrusted(self._address):
+            raise CliError(
+                f"no token is sent to {self._address}: {problem}; use another address or data directory",
+                code=ExitCode.USAGE,
+            )
         token = self._given or await self._development()
         return [("authorization", f"Bearer {token}")] if token else []
 

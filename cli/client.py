@@ -14,6 +14,7 @@ from cli.rpc_errors import explain
 from cli.services import MESH, NAMES
 from interceptors.client import outgoing
 from services.runtime.addresses import address_problem, target
+from services.runtime.metadata_logs import hide_metadata
 from services.runtime.options import Addresses, TlsOptions
 from services.runtime.settings import ConfigurationError, Settings, load
 
@@ -123,6 +124,7 @@ def open_channel(address: str, tls: TlsOptions | None = None, *, reconnect_ms: i
     """
     if problem := address_problem(address, lowest=1):
         raise usage(problem)
+    hide_metadata()
     options: list[tuple[str, str | int]] = [
         ("grpc.enable_retries", 0),
         # gRPC would send even loopback addresses through the http_proxy of the environment.

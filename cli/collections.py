@@ -17,10 +17,11 @@ from cli.errors import CliError, ExitCode
 from cli.output import Format, Screen
 from cli.rpc_errors import info_of
 from cli.tables import fitted_table
-from cli.text import clean, one_line, plural
+from cli.text import one_line, plural
 from groundwire.common.v1 import core_pb2
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
+from services.corpus.cleaning import cleaned
 from services.runtime.options import TlsOptions
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ async def unknown(name: str, address: str | None, tls: TlsOptions | None) -> Cli
         with suppress(grpc.aio.AioRpcError):
             request = pb.ListCollectionsRequest(page_size=_LOOKED_AT)
             listed = await _stub(channel).ListCollections(request, timeout=_HINT_TIMEOUT)
-            names = [clean(collection.name) for collection in listed.collections]
+            names = [cleaned(collection.name) for collection in listed.collections]
         await channel.close()
     if not names:
         told = f"there is no collection {name}; `groundwire collections list` shows those that there are, {make}"
@@ -163,11 +164,11 @@ def _show_one(screen: Screen, collection: pb.Collection) -> None:
         screen.json(_document(collection))
         return
     facts = {
-        "name": clean(collection.name),
+        "name": cleaned(collection.name),
         "documents": f"{collection.document_count:,}",
         "default readers": _readers(collection),
         "retention": _retention(collection),
-        "embedding model": f"{clean(collection.embedding_model)}, {collection.dimension} dimensions",
+        "embedding model": f"{cleaned(collection.embedding_model)}, {collection.dimension} dimensions",
         "created": _created(collection),
     }
     if screen.format is Format.TEXT:
@@ -195,7 +196,7 @@ def _table(collections: Sequence[pb.Collection], width: int) -> Table:
 
 def _cells(collection: pb.Collection) -> tuple[str, ...]:
     return (
-        clean(collection.name),
+        cleaned(collection.name),
         f"{collection.document_count}",
         _readers(collection),
         _retention(collection),

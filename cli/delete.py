@@ -12,9 +12,9 @@ from cli.client import connect
 from cli.errors import usage
 from cli.output import Format, Screen
 from cli.tables import fitted_table
-from cli.text import clean
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
+from services.corpus.cleaning import cleaned
 from services.runtime.options import TlsOptions
 
 
@@ -41,8 +41,8 @@ def confirm(screen: Screen, document_id: str, collection: str) -> None:
     """Ask whoever sits at a terminal; CliError if they do not want to."""
     if not sys.stdin.isatty():
         return
-    where = f" from {clean(collection)}" if collection else ""
-    screen.err.print(f"Delete {clean(document_id)}{where} for good? [y/N] ", end="")
+    where = f" from {cleaned(collection)}" if collection else ""
+    screen.err.print(f"Delete {cleaned(document_id)}{where} for good? [y/N] ", end="")
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise usage("nothing was deleted")
 
@@ -55,16 +55,16 @@ def _table(receipt: pb.ErasureReceipt, width: int) -> Table:
 
 def _cells(step: pb.ErasureStep) -> tuple[str, str, str, str]:
     done = _iso(step.complete_time) if step.HasField("complete_time") else "not yet"
-    return clean(step.place), f"{step.removed}", f"{step.remaining}", done
+    return cleaned(step.place), f"{step.removed}", f"{step.remaining}", done
 
 
 def _standing(receipt: pb.ErasureReceipt) -> str:
-    name = f"{clean(receipt.collection)}/{clean(receipt.document_id)}"
+    name = f"{cleaned(receipt.collection)}/{cleaned(receipt.document_id)}"
     if receipt.HasField("complete_time"):
-        return f"{name} is deleted and nothing of it is left · receipt {clean(receipt.receipt_id)}"
+        return f"{name} is deleted and nothing of it is left · receipt {cleaned(receipt.receipt_id)}"
     return (
         f"{name} is deleted: nobody can read it any more. Erasing it goes on; the same command again shows how far "
-        f"that is · receipt {clean(receipt.receipt_id)}"
+        f"that is · receipt {cleaned(receipt.receipt_id)}"
     )
 
 

@@ -10,7 +10,7 @@ import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,6 +22,9 @@ EXTENSIONS = frozenset(
 MANIFEST = "manifest.toml"
 MAX_BYTES = 32 * 1024 * 1024
 NOT_A_FILE = "NOT_A_FILE"
+_LINKED = "It is a link, or below one; --follow-links takes in those that lead to files in the same folder."
+# To pass through: a folder that may not be listed, too, where the system can tell them apart.
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _MAX_ID = 128
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]+")
@@ -29,6 +32,7 @@ _NOT_IN_ID = re.compile(r"[^A-Za-z0-9._-]+")
 _SUFFIX = re.compile(r"\.[a-z0-9_+-]{1,12}")
 _SEVERAL = {
     "hidden folder": "hidden folders",
+    "link": "links",
     "link to a folder": "links to folders",
     "unreadable folder": "unreadable folders",
 }
@@ -51,6 +55,8 @@ class Entry:
     size: int = 0
     problem: tuple[str, str] | None = None
     """Why it is not sent at all: a reason and a sentence."""
+    root: Path | None = None
+    """The folder, without links in its own path, that it is read in; None where the command line names the file."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,15 @@ class Found:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
 
-def find(paths: Sequence[Path], manifest: Path | None, readers: Sequence[str] | None) -> Found:
+def find(
+    paths: Sequence[Path], manifest: Path | None, readers: Sequence[str] | None, *, follow_links: bool = False
+) -> Found:
     """The files under ``paths``, with what manifests say about them.
 
     A folder's own ``manifest.toml`` counts for the folder; ``manifest`` adds one more, whose paths are relative to
     itself. ``readers`` are for files whose readers no manifest names: a manifest's restriction is never widened.
+    Links below a folder are skipped; with ``follow_links`` those to files in the same folder are not. Links to folders
+    always are: what lies in the same folder is taken in where it lies.
     Raises CliError for a path that is not there or a manifest that cannot be used.
     """
     listed: dict[Path, Mapping[str, Any]] = {}
@@ -85,24 +95,26 @@ def find(paths: Sequence[Path], manifest: Path | None, readers: Sequence[str] | 
             own = path / MANIFEST
             known = listed | (read_manifest(own) if own.is_file() else {})
             inside = {file for file in known if file.is_relative_to(_real(path))}
-            walked = _walk(path)
+            walked = _walk(path, follow_links=follow_links)
             skipped.update(kind for file, kind in walked.skipped if _real(file) not in inside)
             for file in sorted({*map(_real, walked.files), *inside}):
                 if file in known:
                     entries.append(_listed_entry(file, _real(path), known[file]))
                     continue
-                entries.append(_plain_entry(file, _real(path)))
+                entries.append(replace(_plain_entry(file, _real(path)), root=path.resolve()))
                 if known:
                     unlisted.append(entries[-1].shown)
         elif path.exists():
             file = _real(path)
             table = listed.get(file)
             entries.append(
-                _plain_entry(file, file.parent) if table is None else _listed_entry(file, file.parent, table)
+                _plain_entry(file, file.parent)
+                if table is None
+                else replace(_listed_entry(file, file.parent, table), root=None)
             )
         else:
             raise usage(f"{path} is not there; name a file or a folder")
-    return Found(tuple(_checked(entries, readers)), tuple(unlisted), skipped)
+    return Found(tuple(_checked(entries, readers, follow_links=follow_links)), tuple(unlisted), skipped)
 
 
 def read_manifest(path: Path) -> dict[Path, Mapping[str, Any]]:
@@ -158,8 +170,9 @@ class _Walked:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def _walk(folder: Path) -> _Walked:
+def _walk(folder: Path, *, follow_links: bool) -> _Walked:
     walked = _Walked()
+    root = folder.resolve()
 
     def unreadable(error: OSError) -> None:
         walked.skipped.append((Path(error.filename), "unreadable folder"))
@@ -177,9 +190,19 @@ def _walk(folder: Path) -> _Walked:
                 continue
             if kind := _kind_of_skipped(path):
                 walked.skipped.append((path, kind))
+            elif path.is_symlink() and not (follow_links and _leads_into(path, root)):
+                walked.skipped.append((path, "link"))
             else:
                 walked.files.append(path)
     return walked
+
+
+def _leads_into(path: Path, root: Path) -> bool:
+    """Whether ``path`` is below ``root``, which has no links in it, once every link is followed."""
+    try:
+        return path.resolve(strict=True).is_relative_to(root)
+    except (OSError, RuntimeError):  # such as links that lead in a circle
+        return False
 
 
 def _kind_of_skipped(path: Path) -> str:
@@ -220,6 +243,7 @@ def _listed_entry(file: Path, root: Path, table: Mapping[str, Any]) -> Entry:
         title=table.get("title", ""),
         uri=table.get("uri") or _uri(shown),
         readers=None if readers is None else tuple(readers),
+        root=root.resolve(),
         metadata={
             key: tuple(value) if isinstance(value, list) else value for key, value in table.get("metadata", {}).items()
         },
@@ -231,18 +255,26 @@ def _uri(shown: str) -> str:
     return shown.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _checked(entries: Sequence[Entry], readers: Sequence[str] | None) -> Iterator[Entry]:
+def _checked(entries: Sequence[Entry], readers: Sequence[str] | None, *, follow_links: bool) -> Iterator[Entry]:
     """The entries with their sizes, default readers, and what keeps them from being sent."""
     owners: dict[str, str] = {}
     for entry in entries:
         size, problem = 0, None
+        path = entry.path
+        if entry.root is not None:
+            # Where it lies: no link is followed when it is read.
+            direct = entry.root / entry.shown
+            leads_in = _leads_into(path, entry.root)
+            path = path.resolve() if follow_links and leads_in else direct
+            if os.path.lexists(direct) and (not leads_in or (path == direct and path.resolve() != direct)):
+                problem = ("LINK", _LINKED if leads_in else "It is a link, or below one, that leads out of the folder.")
         try:
-            status = entry.path.stat()
+            status = path.stat()
         except OSError as error:
             problem = ("UNREADABLE", f"The file cannot be read: {error.strerror}.")
         else:
             size = status.st_size
-            if not stat.S_ISREG(status.st_mode):
+            if problem is None and not stat.S_ISREG(status.st_mode):
                 problem = (NOT_A_FILE, what_it_is(status.st_mode))
         first = owners.setdefault(entry.document_id, entry.shown)
         if first != entry.shown:
@@ -255,17 +287,27 @@ def _checked(entries: Sequence[Entry], readers: Sequence[str] | None) -> Iterato
         elif problem is None and size == 0:
             problem = ("EMPTY", "The file is empty.")
         given = entry.readers if entry.readers is not None else (tuple(readers) if readers else None)
-        yield Entry(
-            path=entry.path,
-            shown=entry.shown,
-            document_id=entry.document_id,
-            title=entry.title,
-            uri=entry.uri,
-            readers=given,
-            metadata=entry.metadata,
-            size=size,
-            problem=problem,
-        )
+        yield replace(entry, path=path, readers=given, size=size, problem=problem)
+
+
+def open_to_read(entry: Entry) -> int:
+    """A descriptor of the file; of one in a folder without following a link on the way, even one that is new.
+
+    It never waits, as for the other end of a pipe. OSError if it cannot be opened.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    if entry.root is None:
+        return os.open(entry.path, flags)
+    folder = os.open(entry.root, _FOLDER)
+    try:
+        *folders, name = entry.path.relative_to(entry.root).parts
+        for part in folders:
+            below = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def what_it_is(mode: int) -> str:

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 import grpc
 
 from cli.client import explained, open_channel
-from cli.documents import MAX_BYTES, NOT_A_FILE, Entry, Found, what_it_is
+from cli.documents import MAX_BYTES, NOT_A_FILE, Entry, Found, open_to_read, what_it_is
 from cli.errors import CliError
 from cli.ingest_report import Report, Result
 from cli.interrupts import BUT_HANGUP, interrupts
 from cli.output import Screen
 from cli.progress import Progress
-from cli.text import clean, one_line, plural
+from cli.text import one_line, plural
 from groundwire.common.v1 import core_pb2, filter_pb2
 from groundwire.ingestion.v1 import ingestion_service_pb2 as pb
 from groundwire.ingestion.v1 import ingestion_service_pb2_grpc as rpc
+from services.corpus.cleaning import cleaned
 from services.corpus.principal import EVERYBODY
 from services.runtime.options import TlsOptions
 
@@ -108,11 +109,11 @@ async def say_who_reads(
             "the collection's default readers may read them, and you may be none of those; if it has none, you alone"
         )
     elif not default.HasField("default_access"):
-        told += f"the collection {clean(default.name)} has no default readers, so you alone may read them"
+        told += f"the collection {cleaned(default.name)} has no default readers, so you alone may read them"
     else:
         named = ", ".join(map(one_line, readers[:_READERS])) or "nobody"
         more = f" and {len(readers) - _READERS:,} more" if len(readers) > _READERS else ""
-        told += f"the default readers of the collection {clean(default.name)} may read them, which are {named}{more}"
+        told += f"the default readers of the collection {cleaned(default.name)} may read them, which are {named}{more}"
         if caller is None and EVERYBODY not in readers:
             told += "; you may be none of them"
         elif caller is not None and caller.isdisjoint(readers):
@@ -300,8 +301,8 @@ class _Sender:
 
 def _read(entry: Entry) -> pb.DocumentInput | Result:
     try:
-        # It may be another one by now: without waiting for the other end of a pipe, should it be one.
-        with os.fdopen(os.open(entry.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        # It may be another one by now.
+        with os.fdopen(open_to_read(entry), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
                 return Result(entry, reason=NOT_A_FILE, message=what_it_is(mode))
@@ -348,7 +349,7 @@ def _result(entry: Entry, result: pb.DocumentResult | None) -> Result:
         chunks=result.chunks,
         unchanged=result.unchanged,
         reason=reason,
-        message=clean(" ".join(part for part in (result.failure_message, problems and f"({problems})") if part)),
+        message=cleaned(" ".join(part for part in (result.failure_message, problems and f"({problems})") if part)),
         retryable=result.retryable,
     )
 

@@ -14,7 +14,8 @@ from cli.documents import Entry
 from cli.errors import ExitCode
 from cli.output import Format, Screen
 from cli.tables import GAP
-from cli.text import clean, one_line, plural, seconds, shortened
+from cli.text import one_line, plural, seconds, shortened
+from services.corpus.cleaning import cleaned
 
 
 @dataclass(frozen=True)
@@ -159,4 +160,4 @@ def exit_code(report: Report) -> int:
 def _printable(name: str) -> str:
     """A file's name on one line: what would break it, or divide it in columns, is shown as a backslash shows it."""
     shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return clean(shown.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t"))
+    return cleaned(shown.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t"))

@@ -17,8 +17,9 @@ from cli.file_errors import refuse_obstacle
 from cli.on_record import on_record
 from cli.output import Format, Screen
 from cli.tables import fitted_table
-from cli.text import clean, plural
+from cli.text import plural
 from services.catalog.sql import SqlCatalog
+from services.corpus.cleaning import cleaned
 from services.corpus.errors import GroundwireError, Unavailable
 from services.runtime.encryption import default_master_key, key_store_path, open_key_store, open_master_key
 from services.runtime.settings import ConfigurationError, Settings
@@ -65,7 +66,7 @@ def existing_key_store(settings: Settings) -> Iterator[SqliteKeyStore]:
 
 def no_such_tenant(tenant: str) -> CliError:
     """The tenant has no keys."""
-    return CliError(f"tenant {clean(tenant)} has no keys; `groundwire keys list` shows those that have")
+    return CliError(f"tenant {cleaned(tenant)} has no keys; `groundwire keys list` shows those that have")
 
 
 # --- generate -------------------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ def show(screen: Screen, settings: Settings) -> None:
             tenant, state, *more = _cells(record)
             rows.append([tenant, Text(state, style="green" if record.shred_time is None else "red"), *more])
         screen.table(fitted_table(heads, rows, screen.out.width, yielding=("Tenant", "Wrapped by master key")))
-        screen.note(f"Master keys at hand, the one that wraps first: {', '.join(map(clean, at_hand)) or 'none'}")
+        screen.note(f"Master keys at hand, the one that wraps first: {', '.join(map(cleaned, at_hand)) or 'none'}")
     if not records:
         screen.note("no tenant has keys yet: they are made with the first document")
 
@@ -161,11 +162,11 @@ def _cells(record: KeyRecord) -> list[str]:
     masters = sorted({key.master_key_id for key in record.keys})
     numbers = ", ".join(str(key.number) for key in data)
     return [
-        clean(record.tenant),
+        cleaned(record.tenant),
         _state(record),
         numbers or "-",
         "-" if newest is None else _iso(newest),
-        clean(", ".join(masters)) or "-",
+        cleaned(", ".join(masters)) or "-",
     ]
 
 
@@ -205,13 +206,13 @@ async def shred(screen: Screen, settings: Settings, tenant: str, *, confirmed: s
         )
     else:
         screen.say(
-            f"tenant {clean(receipt.tenant)}: shredded {_iso(receipt.shred_time)}, "
+            f"tenant {cleaned(receipt.tenant)}: shredded {_iso(receipt.shred_time)}, "
             f"{plural(receipt.keys_destroyed, 'key')} destroyed"
         )
     if masters:
         screen.note(
             "Copies of the keys directory from before can still be opened with "
-            f"{'master key' if len(masters) == 1 else 'the master keys'} {clean(', '.join(masters))}: delete those "
+            f"{'master key' if len(masters) == 1 else 'the master keys'} {cleaned(', '.join(masters))}: delete those "
             "copies, or run `groundwire keys rotate --master` and then `groundwire keys rotate --master --retire`."
         )
 
@@ -226,7 +227,7 @@ async def _what_is_lost(settings: Settings, tenant: str) -> str:
             await catalog.close()
         size = f"{plural(documents, 'document')} in {plural(chunks, 'passage')}"
     return (
-        f"This destroys all keys of tenant {clean(tenant)}, for good. Unreadable from then on, here and in every backup "
+        f"This destroys all keys of tenant {cleaned(tenant)}, for good. Unreadable from then on, here and in every backup "
         f"of the data: {size}, with texts, titles, URIs, metadata and search words. Nothing new can be taken in for it. "
         "What was never encrypted stays: vectors, ids, readers and sizes."
     )
@@ -235,7 +236,7 @@ async def _what_is_lost(settings: Settings, tenant: str) -> str:
 def _confirm(screen: Screen, tenant: str, confirmed: str | None) -> None:
     if confirmed is None:
         if not sys.stdin.isatty():
-            raise usage(f"nobody can be asked here; to go on, name the tenant once more: --yes {clean(tenant)}")
+            raise usage(f"nobody can be asked here; to go on, name the tenant once more: --yes {cleaned(tenant)}")
         screen.err.print("Type the tenant's name to go on: ", end="")
         confirmed = sys.stdin.readline().rstrip("\n")
     if confirmed != tenant:

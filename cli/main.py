@@ -18,6 +18,7 @@ from cli.garbage import collect_rarely
 from cli.help import example, show_plainly
 from cli.options import Globals
 from cli.streams import on_terminal, replace_what_cannot_be_shown
+from services.corpus.cleaning import cleaned
 
 app = typer.Typer(
     name="groundwire",
@@ -220,7 +221,7 @@ def _report(error: Exception) -> int:
         message = f"something unexpected went wrong ({type(error).__name__}: {error})"
         lines = [f"error: {message}; run the command again with `groundwire --debug …` and report what it shows"]
         code = int(ExitCode.FAILED)
-    print("\n".join(on_terminal(sys.stderr, lines)), file=sys.stderr)
+    print("\n".join(on_terminal(sys.stderr, map(cleaned, lines))), file=sys.stderr)
     return code
 
 
@@ -236,6 +237,8 @@ def _usage_lines(error: Exception) -> list[str]:
 def run() -> int:
     """Run one command as a process of its own, and return its exit code."""
     collect_rarely()
+    # Whatever this process or its children make is for their owner alone, unless they say otherwise.
+    os.umask(0o077)
     try:
         return main()
     finally:

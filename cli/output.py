@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.status import Status
 
 from cli.streams import fitted, is_unicode
+from services.corpus.cleaning import cleaned, escaped
 
 
 class Format(StrEnum):
@@ -20,6 +23,15 @@ class Format(StrEnum):
     TABLE = "table"
     JSON = "json"
     TEXT = "text"
+
+
+class _Console(Console):
+    """Cleans whatever is shown: also what a command forgot to."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The segments of ``renderable``; those that move the cursor are rich's own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(cleaned(segment.text), segment.style)
 
 
 class Screen:
@@ -33,8 +45,8 @@ class Screen:
         self.format = wanted
         if wanted is Format.AUTO:
             self.format = Format.TABLE if self.terminal else Format.TEXT
-        self.out = Console(highlight=False, markup=False, emoji=False)
-        self.err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self.out: Console = _Console(highlight=False, markup=False, emoji=False)
+        self.err: Console = _Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     @property
     def pretty(self) -> bool:
@@ -52,14 +64,14 @@ class Screen:
     def _dump(self, document: Any, indent: int | None) -> None:
         # Built first: half a document followed by an error would be worse than none.
         # Escaped where the encoding lacks characters: a program reads the same then.
-        text = json.dumps(document, ensure_ascii=not is_unicode(sys.stdout), indent=indent)
+        text = escaped(json.dumps(document, ensure_ascii=not is_unicode(sys.stdout), indent=indent))
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     def text(self, *lines: str) -> None:
         """Lines on stdout, never wrapped."""
         for line in lines:
-            sys.stdout.write(line + "\n")
+            sys.stdout.write(cleaned(line) + "\n")
         sys.stdout.flush()
 
     def say(self, *sentences: str) -> None:
@@ -76,5 +88,6 @@ class Screen:
 
     def note(self, message: str, style: str | None = None) -> None:
         """A remark on stderr: in lines that fit on a terminal, one line elsewhere."""
+        message = cleaned(message)
         said = fitted(message, self.err.width) if self.err.is_terminal else message
         self.err.print(said, style=style, soft_wrap=True)

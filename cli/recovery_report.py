@@ -9,13 +9,14 @@ from typing import Any, Protocol
 from cli.errors import ExitCode
 from cli.output import Format, Screen
 from cli.tables import fitted_table
-from cli.text import clean, plural
+from cli.text import plural
 from cli.text import size as as_size
 from services.backup.backup import known_keys
 from services.backup.journals import AUDIT, SPOOL, WITNESS, Log
 from services.backup.keys_file import LOG_KEY, QUERY_SECRET, TENANTS, WITNESS_KEY
 from services.backup.manifest import Manifest
 from services.backup.restore import ENDED, LogFate, Outcome
+from services.corpus.cleaning import cleaned
 from services.runtime.encryption import default_master_key
 from services.runtime.settings import Settings
 
@@ -51,7 +52,7 @@ def show_backup(screen: Screen, target: Path, manifest: Manifest, digest: str) -
         more = len(manifest.lacking) - len(shown)
         screen.note(
             f"{plural(len(manifest.lacking), 'document')} not whole in the index, nor in the backup; take them in again: "
-            + clean(", ".join(shown))
+            + cleaned(", ".join(shown))
             + (f" and {more:,} more" if more else ""),
             style="bold yellow",
         )
@@ -73,7 +74,7 @@ def show_keys(screen: Screen, file: Path, names: Sequence[str], settings: Settin
 
 def _master_key(settings: Settings) -> str:
     source = settings.encryption.master_key
-    return f" ({default_master_key(settings.keys_dir)})" if source == "file:" else f" ({clean(source)})"
+    return f" ({default_master_key(settings.keys_dir)})" if source == "file:" else f" ({cleaned(source)})"
 
 
 def show_verified(screen: Screen, manifest: Manifest, digest: str) -> None:
@@ -116,7 +117,7 @@ def advice(manifest: Manifest, outcome: Outcome, settings: Settings, log: Log) -
     if outcome.set_aside is not None:
         yield f"What was there before is in {outcome.set_aside}."
     if outcome.shredded_again:
-        names = clean(", ".join(outcome.shredded_again))
+        names = cleaned(", ".join(outcome.shredded_again))
         yield f"The keys of {names} had been shredded before this backup: those that came back are destroyed again."
     if manifest.encrypted != settings.encryption.enabled:
         yield f"Set encryption.enabled = {str(manifest.encrypted).lower()} before you start: it was so when this was stored."
@@ -153,7 +154,7 @@ def _missing_keys(manifest: Manifest, settings: Settings) -> Iterable[str]:
     ]
     if missing:
         yield (
-            f"Keys are missing for {clean(', '.join(missing))}: without them their documents cannot be read. Restore with "
+            f"Keys are missing for {cleaned(', '.join(missing))}: without them their documents cannot be read. Restore with "
             "--keys FILE before you start, or new ones are made."
         )
     if settings.encryption.master_key == "file:" and not default_master_key(settings.keys_dir).exists():
@@ -176,10 +177,12 @@ def _log(manifest: Manifest, outcome: Outcome) -> str:
 
 def _show_collections(screen: Screen, collections: Sequence[_Counted]) -> None:
     if screen.format is not Format.TABLE:
-        screen.text(*(f"{clean(c.tenant)}\t{clean(c.collection)}\t{c.documents}\t{c.chunks}" for c in collections))
+        screen.text(*(f"{cleaned(c.tenant)}\t{cleaned(c.collection)}\t{c.documents}\t{c.chunks}" for c in collections))
         return
     heads = ("Tenant", "Collection", "Documents", "Passages")
-    rows = [(clean(one.tenant), clean(one.collection), f"{one.documents:,}", f"{one.chunks:,}") for one in collections]
+    rows = [
+        (cleaned(one.tenant), cleaned(one.collection), f"{one.documents:,}", f"{one.chunks:,}") for one in collections
+    ]
     screen.table(fitted_table(heads, rows, screen.out.width, yielding=heads[:2], right=heads[2:]))
 
 

@@ -7,7 +7,8 @@ from cli.keys import existing_key_store, explained, key_ids
 from cli.on_record import on_record
 from cli.output import Format, Screen
 from cli.progress import progress
-from cli.text import clean, plural
+from cli.text import plural
+from services.corpus.cleaning import cleaned
 from services.runtime.encryption import open_master_key
 from services.runtime.settings import Settings
 from services.security.encryption import KeyStore, MasterKey, RewrapProgress
@@ -55,14 +56,14 @@ def _renew(screen: Screen, source: str, keyring: Keyring, store: KeyStore, maste
         if not isinstance(master, FileMasterKey):
             kind = source.partition(":")[0]
             raise usage(
-                f"everything is wrapped by master key {clean(master.key_id)}, and this command cannot make another "
+                f"everything is wrapped by master key {cleaned(master.key_id)}, and this command cannot make another "
                 f"one where the settings take it from ({kind}:). To rotate it:",
                 *_STEPS[kind],
             )
         master.add_key()
         screen.note(f"new master key {master.key_id}, first in its file")
     else:
-        screen.note(f"an earlier rotation is not complete: going on with master key {clean(master.key_id)}")
+        screen.note(f"an earlier rotation is not complete: going on with master key {cleaned(master.key_id)}")
     _report(screen, master.key_id, rewrapped=_rewrap(screen, keyring, store))
     if len(key_ids(master)) > 1:
         screen.note(
@@ -126,5 +127,5 @@ def _report(screen: Screen, key_id: str, *, rewrapped: int, destroyed: tuple[str
     if screen.format is Format.JSON:
         screen.json({"master_key_id": key_id, "rewrapped": rewrapped, "destroyed_master_key_ids": list(destroyed)})
         return
-    screen.say(f"master key {clean(key_id)}: keys of {plural(rewrapped, 'tenant')} wrapped again")
+    screen.say(f"master key {cleaned(key_id)}: keys of {plural(rewrapped, 'tenant')} wrapped again")
     screen.say(*(f"master key {gone}: destroyed" for gone in destroyed))

@@ -13,7 +13,8 @@ from cli.options import Globals
 from cli.output import Format, Screen
 from cli.progress import Progress, progress
 from cli.services import KEYS
-from cli.text import clean, plural
+from cli.text import plural
+from services.corpus.cleaning import cleaned
 from services.corpus.errors import GroundwireError, Unavailable
 from services.ingestion.settings import IngestionSettings
 from services.retrieval.settings import RetrievalSettings
@@ -95,7 +96,7 @@ class _Work:
             if not self._retire:
                 number, made = await self._rotation.begin(tenant)
                 how = "new" if made else "going on with"
-                self._screen.note(f"tenant {clean(tenant)}: {how} data key {number}")
+                self._screen.note(f"tenant {cleaned(tenant)}: {how} data key {number}")
             report = await self._rotation.finish(tenant, reporter.told)
             destroyed = await self._rotation.retire(tenant, report) if self._retire else 0
         except GroundwireError as error:
@@ -129,12 +130,12 @@ class _Work:
         address = self._stores.get(error.metadata.get("dependency", ""))
         if address is not None:
             return CliError(
-                f"tenant {clean(tenant)}: the store at {address} does not answer, and its part is left; start the mesh "
+                f"tenant {cleaned(tenant)}: the store at {address} does not answer, and its part is left; start the mesh "
                 "(`groundwire up`) and run the command again, which goes on from here",
                 code=ExitCode.UNAVAILABLE,
             )
         code = ExitCode.UNAVAILABLE if isinstance(error, Unavailable) else ExitCode.FAILED
-        return CliError(f"tenant {clean(tenant)}: {error.message}", code=code)
+        return CliError(f"tenant {cleaned(tenant)}: {error.message}", code=code)
 
 
 class _Reporter:
@@ -142,7 +143,7 @@ class _Reporter:
 
     def __init__(self, screen: Screen, tenant: str, size: tuple[int, int]) -> None:
         self._screen = screen
-        self._tenant = clean(tenant)
+        self._tenant = cleaned(tenant)
         self._documents, self._chunks = size
         self._at: tuple[str, int] | None = None
         self._shown: Progress | None = None
@@ -196,4 +197,4 @@ def _line(done: Rotated) -> str:
         f"{done.refused:,} refused" if done.refused else "",
         f"{plural(done.keys_destroyed, 'older key')} destroyed" if done.keys_destroyed else "",
     ]
-    return f"tenant {clean(done.tenant)}: data key {done.key_number}, {', '.join(part for part in parts if part)}"
+    return f"tenant {cleaned(done.tenant)}: data key {done.key_number}, {', '.join(part for part in parts if part)}"

@@ -9,7 +9,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from cli.caller import why_unknown
 from cli.errors import CliError, ExitCode
-from cli.text import clean, seconds
+from cli.text import seconds
+from services.corpus.cleaning import cleaned
 
 _FAILED = frozenset(
     {
@@ -50,7 +51,7 @@ def explain(error: grpc.aio.AioRpcError, service: str, address: str) -> CliError
     """What a failed call to ``service`` at ``address`` means, and what to do about it."""
     code = error.code()
     info, violations, retry_after = _details(error)
-    said = clean(error.details() or "")
+    said = cleaned(error.details() or "")
     where = f"the {service} service at {address}"
     if code is grpc.StatusCode.UNAVAILABLE and info is None and (problem := connection_problem(error)):
         return CliError(f"{where}: {problem}", code=ExitCode.UNAVAILABLE)
@@ -122,7 +123,7 @@ def _details(
             if detail.Unpack(info):
                 found = info
             elif detail.Unpack(bad_request):
-                violations = [f"{clean(v.field)}: {clean(v.description)}" for v in bad_request.field_violations]
+                violations = [f"{cleaned(v.field)}: {cleaned(v.description)}" for v in bad_request.field_violations]
             elif detail.Unpack(retry):
                 retry_after = retry.retry_delay.ToMilliseconds() / 1000
     return found, violations, retry_after
@@ -131,4 +132,4 @@ def _details(
 def _trailer(error: grpc.aio.AioRpcError, name: str) -> str:
     values = (value for key, value in error.trailing_metadata() or () if key == name)
     value = next(values, "")
-    return clean(value.decode("latin-1") if isinstance(value, bytes) else value)
+    return cleaned(value.decode("latin-1") if isinstance(value, bytes) else value)

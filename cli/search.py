@@ -9,10 +9,11 @@ from rich.table import Table
 from cli.ask import as_json, degraded_lines
 from cli.client import connect
 from cli.output import Format, Screen
-from cli.text import clean, one_line, plural, seconds
+from cli.text import one_line, plural, seconds
 from groundwire.common.v1 import core_pb2
 from groundwire.retrieval.v1 import retrieval_service_pb2 as pb
 from groundwire.retrieval.v1 import retrieval_service_pb2_grpc as rpc
+from services.corpus.cleaning import cleaned
 from services.runtime.options import TlsOptions
 
 _STATES = {
@@ -73,7 +74,7 @@ def _text_lines(response: pb.RetrieveResponse) -> list[str]:
                 str(n),
                 f"{hit.score:.4f}",
                 *_scores(hit.scores),
-                clean(hit.chunk.document_id),
+                cleaned(hit.chunk.document_id),
                 one_line(hit.chunk.title, 80),
                 one_line(hit.chunk.text, 300),
             )
@@ -103,6 +104,6 @@ def _coverage_line(response: pb.RetrieveResponse) -> str:
         detail = f"{plural(store.hits, 'hit')}, {seconds(store.duration.ToMicroseconds() / 1e6)}"
         if store.state != core_pb2.StoreCoverage.STATE_ANSWERED:
             detail = one_line(store.reason) or "no reason given"
-        stores.append(f"{clean(store.store)} {_STATES.get(store.state, 'unknown')} ({detail})")
+        stores.append(f"{cleaned(store.store)} {_STATES.get(store.state, 'unknown')} ({detail})")
     total = seconds(response.timings.total.ToMicroseconds() / 1e6)
     return f"{plural(len(response.chunks), 'passage')} in {total} · stores: {'; '.join(stores) or 'none'}"

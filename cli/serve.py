@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from cli.errors import CliError, ExitCode, usage
 from cli.garbage import keep_everything
 from cli.mesh import listen_problem
@@ -16,7 +18,7 @@ from cli.report import tell
 from cli.services import TIERS, assembly, settings_class
 from services.corpus.errors import FailedPrecondition, GroundwireError, Unavailable
 from services.runtime import logs
-from services.runtime.data_directory import require_usable
+from services.runtime.data_directory import keep_from_others, require_usable
 from services.runtime.lifecycle import die_with_parent, serve_until_stopped
 from services.runtime.limits import allow_many_files
 from services.runtime.otlp import configured_collector
@@ -25,6 +27,8 @@ from services.runtime.restoring import require_restored
 from services.runtime.server import Server
 from services.runtime.settings import ConfigurationError, Settings
 from services.runtime.tls import listening_tls
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,10 @@ async def _serve(settings: dict[str, Settings], listen: str | None, worker: Work
         require_restored(each.data_dir)
         if worker is None:
             _require_free(name, address)
-    require_usable(next(iter(settings.values())).data_dir)
+    data_dir = next(iter(settings.values())).data_dir
+    require_usable(data_dir)
+    if told := await asyncio.to_thread(keep_from_others, data_dir):
+        _log.warning(told)
     process = Process(tls=next(iter(settings.values())).tls)
     servers: dict[str, Server] = {}
     telling: list[asyncio.Task[None]] = []

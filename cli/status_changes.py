@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from cli.status_view import Picture, health_of
-from cli.text import clean, one_line
+from cli.text import one_line
+from services.corpus.cleaning import cleaned
 
 STATE, BREAKER, SERVING = "state", "breaker", "serving"
 _BACKUP = "backup"
@@ -105,7 +106,7 @@ def _things(picture: Picture) -> Iterator[tuple[tuple[str, str, str], _Thing]]:
             )
     for store in picture.stores or ():
         of_store: dict[str, str | bool] = {STATE: health_of(store), BREAKER: store.breaker or "closed"}
-        yield ("store", clean(store.name), ""), _Thing(of_store, one_line(store.error_message))
+        yield ("store", cleaned(store.name), ""), _Thing(of_store, one_line(store.error_message))
     for llm in picture.llms or ():
         of_llm: dict[str, str | bool] = {STATE: health_of(llm), BREAKER: llm.breaker or "closed", SERVING: llm.serving}
-        yield ("llm", clean(llm.name), ""), _Thing(of_llm, one_line(llm.error_message), primary=llm.role != _BACKUP)
+        yield ("llm", cleaned(llm.name), ""), _Thing(of_llm, one_line(llm.error_message), primary=llm.role != _BACKUP)

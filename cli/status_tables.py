@@ -23,9 +23,10 @@ from cli.status_view import (
     who_serves,
 )
 from cli.tables import fitted_table
-from cli.text import clean, one_line
+from cli.text import one_line
 from groundwire.generation.v1 import generation_service_pb2 as generation_pb
 from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from services.corpus.cleaning import cleaned
 
 _COLOURS = {
     HEALTHY: "green",
@@ -85,9 +86,9 @@ def _stores_table(stores: Sequence[retrieval_pb.StoreStatus], width: int) -> Tab
     heads = ("Vector store", "State", "Engine", "Finds by", "Passages", "Breaker", "Calls")
     rows = [
         (
-            clean(store.name),
+            cleaned(store.name),
             _coloured(health_of(store)),
-            clean(store.engine),
+            cleaned(store.engine),
             searches_by(store, ", "),
             f"{store.chunk_count:,}",
             _coloured(store.breaker),
@@ -103,10 +104,10 @@ def _llms_table(llms: Sequence[generation_pb.EndpointStatus], width: int) -> Tab
     heads = ("LLM endpoint", "State", "Model", "Role", "Breaker", "Now", "Calls", *(["Answer"] if wide else []))
     rows: list[tuple[str | Text, ...]] = [
         (
-            clean(llm.name),
+            cleaned(llm.name),
             _coloured(health_of(llm)),
-            kind_of(llm) if wide else clean(llm.model or llm.kind),
-            clean(llm.role),
+            kind_of(llm) if wide else cleaned(llm.model or llm.kind),
+            cleaned(llm.role),
             _coloured(llm.breaker),
             who_serves(llm.serving, sound=llm.breaker != OPEN),
             str(llm.in_flight),
@@ -128,7 +129,7 @@ def _reasons(picture: Picture) -> Iterable[Text]:
     for what, things in (("vector store", picture.stores or ()), ("LLM endpoint", picture.llms or ())):
         for thing in things:
             if thing.error_message or not thing.healthy:
-                yield _reason(f"{what} {clean(thing.name)}", health_of(thing), one_line(thing.error_message))
+                yield _reason(f"{what} {cleaned(thing.name)}", health_of(thing), one_line(thing.error_message))
 
 
 def _reason(who: str, state: str, why: str) -> Text:
@@ -136,7 +137,7 @@ def _reason(who: str, state: str, why: str) -> Text:
 
 
 def _coloured(word: str) -> Text:
-    return Text(clean(word), style=_COLOURS.get(word, ""))
+    return Text(cleaned(word), style=_COLOURS.get(word, ""))
 
 
 def _shortened(address: str, room: int) -> str:

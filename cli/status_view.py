@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 
 from cli.ask import as_json
 from cli.services import NAMES
-from cli.text import clean, one_line
+from cli.text import one_line
 from groundwire.generation.v1 import generation_service_pb2 as generation_pb
 from groundwire.monitoring.v1 import monitoring_service_pb2 as pb
 from groundwire.retrieval.v1 import retrieval_service_pb2 as retrieval_pb
+from services.corpus.cleaning import cleaned
 
 Stores: TypeAlias = Sequence[retrieval_pb.StoreStatus] | None
 Llms: TypeAlias = Sequence[generation_pb.EndpointStatus] | None
@@ -84,7 +85,7 @@ def read_services(services: Iterable[pb.ServiceTopology]) -> tuple[ServiceView, 
     order = {name: place for place, name in enumerate(NAMES)}
     found = [
         ServiceView(
-            service=clean(service.service_name),
+            service=cleaned(service.service_name),
             state=_HEALTH.get(service.status, UNHEALTHY),
             detail=one_line(service.error_message),
             endpoints=tuple(map(_endpoint, service.endpoints)),
@@ -97,12 +98,12 @@ def read_services(services: Iterable[pb.ServiceTopology]) -> tuple[ServiceView, 
 def _endpoint(endpoint: pb.EndpointTopology) -> EndpointView:
     took = endpoint.health.response_time.ToMicroseconds() / 1000
     return EndpointView(
-        address=clean(endpoint.address),
+        address=cleaned(endpoint.address),
         state=_HEALTH.get(endpoint.health.status, UNHEALTHY),
         detail=one_line(endpoint.health.error_message),
         role=_ROLES.get(endpoint.role, ""),
-        zone=clean(endpoint.zone),
-        breaker=clean(endpoint.breaker),
+        zone=cleaned(endpoint.zone),
+        breaker=cleaned(endpoint.breaker),
         serving=endpoint.serving,
         in_flight=endpoint.in_flight,
         milliseconds=round(took, 1) if took else None,
@@ -145,9 +146,9 @@ def _endpoint_cells(endpoint: EndpointView) -> tuple[str, ...]:
 
 def _store_cells(store: retrieval_pb.StoreStatus) -> tuple[str, ...]:
     return (
-        clean(store.name),
+        cleaned(store.name),
         health_of(store),
-        clean(store.engine),
+        cleaned(store.engine),
         searches_by(store),
         f"{store.chunk_count:,} passages",
         _breaker(store.breaker),
@@ -158,10 +159,10 @@ def _store_cells(store: retrieval_pb.StoreStatus) -> tuple[str, ...]:
 
 def _llm_cells(llm: generation_pb.EndpointStatus) -> tuple[str, ...]:
     return (
-        clean(llm.name),
+        cleaned(llm.name),
         health_of(llm),
         kind_of(llm),
-        clean(llm.role),
+        cleaned(llm.role),
         _breaker(llm.breaker),
         who_serves(llm.serving, sound=llm.breaker != OPEN),
         _in_flight(llm.in_flight),
@@ -176,7 +177,7 @@ def health_of(thing: retrieval_pb.StoreStatus | generation_pb.EndpointStatus) ->
 
 
 def _breaker(state: str) -> str:
-    return f"breaker {clean(state)}" if state else ""
+    return f"breaker {cleaned(state)}" if state else ""
 
 
 def who_serves(serving: bool | None, *, sound: bool) -> str:
@@ -198,7 +199,7 @@ def latency_of(llm: generation_pb.EndpointStatus) -> str:
 
 def kind_of(llm: generation_pb.EndpointStatus) -> str:
     """How an endpoint is reached, and its model."""
-    return " ".join(clean(word) for word in (llm.kind, llm.model) if word)
+    return " ".join(cleaned(word) for word in (llm.kind, llm.model) if word)
 
 
 def searches_by(store: retrieval_pb.StoreStatus, between: str = " + ") -> str:

@@ -6,19 +6,14 @@ import re
 
 from rich.cells import cell_len, set_cell_size
 
-# Everything that a terminal would obey instead of show: C0 (except tab and newline), DEL and C1.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from services.corpus.cleaning import cleaned
+
 _SPACE = re.compile(r"\s+")
-
-
-def clean(text: str) -> str:
-    """``text`` without control characters: a document must not be able to move the cursor or set the title."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
 
 
 def one_line(text: str, width: int = 160) -> str:
     """``text`` on one line of at most ``width`` characters."""
-    line = _SPACE.sub(" ", clean(text)).strip()
+    line = _SPACE.sub(" ", cleaned(text)).strip()
     return line if len(line) <= width else line[: width - 1].rstrip() + "…"
 
 

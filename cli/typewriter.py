@@ -6,7 +6,7 @@ import re
 
 from rich.cells import cell_len, chop_cells
 
-from cli.text import clean
+from services.corpus.cleaning import cleaned
 
 _MARKER = re.compile(r"\[\d+\]")
 _PIECE = re.compile(r"\n|[^\S\n]+|\S+")
@@ -31,15 +31,16 @@ class Typewriter:
     def feed(self, text: str) -> str:
         """What to write for more ``text``. The last word is kept back until it is known to be complete."""
         self.text += text
-        self._pending += clean(text)
+        self._pending += text
         cut = max(self._pending.rfind(" "), self._pending.rfind("\n")) + 1
         ready, self._pending = self._pending[:cut], self._pending[cut:]
-        return self._write(ready)
+        # Whole words: what may stay depends on what it stands beside.
+        return self._write(cleaned(ready))
 
     def finish(self) -> str:
         """What to write at the end: what was kept back, and a newline."""
         ready, self._pending = self._pending, ""
-        end = self._write(ready)
+        end = self._write(cleaned(ready))
         return end + ("\n" if self._column else "")
 
     def reset(self) -> str:

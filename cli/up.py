@@ -17,7 +17,7 @@ from cli.one_mesh import HeldPorts, MeshLock
 from cli.options import Globals
 from cli.output import Format, Screen
 from cli.supervisor import Supervisor
-from services.runtime.data_directory import DATA_DIR_VARIABLE, require_usable
+from services.runtime.data_directory import DATA_DIR_VARIABLE, keep_from_others, require_usable
 from services.runtime.otlp import configured_collector
 from services.runtime.settings import ConfigurationError, Settings
 
@@ -53,7 +53,7 @@ def taken_for_itself(planned: Plan, say: Callable[[str], None]) -> Iterator[Mesh
     ports = HeldPorts.of(planned.addresses)
     try:
         check_ports(planned.addresses, ports.taken, planned.port_base)
-        _check_directories(planned.settings)
+        _check_directories(planned.settings, say)
         lock = lock or MeshLock.take(data_dir, say, make=True)
         if lock is None:
             raise RuntimeError("a lock that may be made is never missing")
@@ -64,12 +64,15 @@ def taken_for_itself(planned: Plan, say: Callable[[str], None]) -> Iterator[Mesh
             lock.close()
 
 
-def _check_directories(settings: Settings) -> None:
+def _check_directories(settings: Settings, say: Callable[[str], None]) -> None:
     """Each is looked at once, and not by every process that needs it."""
     try:
         require_usable(settings.data_dir, named_by=f"--data-dir DIR or {DATA_DIR_VARIABLE}")
         if settings.spool.directory is not None:
             require_usable(settings.spool.directory, "the directory of the spools", "the setting spool.directory")
+        for directory in filter(None, (settings.data_dir, settings.spool.directory)):
+            if told := keep_from_others(directory):
+                say(told)
     except ConfigurationError as error:
         raise usage(str(error)) from error
 

@@ -36,6 +36,10 @@ def ingest(
             "--manifest", metavar="FILE", help="Ids, titles, readers and metadata; also read from PATH/manifest.toml."
         ),
     ] = None,
+    follow_links: Annotated[
+        bool,
+        typer.Option("--follow-links", help="Take in links, too, that lead to files in the same folder; never others."),
+    ] = False,
     address: AddressOption = None,
     timeout: TimeoutOption = 600.0,
     output: OutputOption = Format.AUTO,
@@ -58,7 +62,7 @@ def ingest(
     where = address or settings.address("ingestion")
     screen = Screen(output)
     try:
-        found = find(paths or [], manifest, who)
+        found = find(paths or [], manifest, who, follow_links=follow_links)
     except KeyboardInterrupt:
         raise CliError("interrupted before anything was sent: nothing is taken in", code=ExitCode.INTERRUPTED) from None
     if not found.entries:

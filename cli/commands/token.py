@@ -84,4 +84,5 @@ def revoke(
     from services.runtime.settings import Settings  # noqa: PLC0415
 
     settings = globals_of(context).load(Settings)
-    print(run(settings, token_id=token_id, issuer=issuer, subject=subject, tenant=tenant))
+    said = run(settings, token_id=token_id, issuer=issuer, subject=subject, tenant=tenant)
+    Screen(Format.TEXT).text(said)

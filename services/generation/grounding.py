@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from services.corpus.cleaning import cleaned
 from services.corpus.terms import analyze
 from services.generation.blocks import BlockKind
 from services.generation.ports import Citation, Passage
@@ -35,7 +36,8 @@ def messages(question: str, passages: Sequence[Passage]) -> list[dict[str, str]]
 
 
 def _inert(text: str) -> str:
-    return _SOURCE_TAG.sub("‹", text)
+    # Cleaned first: what is left out could stand inside a tag.
+    return _SOURCE_TAG.sub("‹", cleaned(text))
 
 
 def _attribute(text: str) -> str:

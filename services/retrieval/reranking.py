@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from services.corpus.cleaning import cleaned
 from services.corpus.coverage import Notice
 from services.retrieval.federation import outcomes
 from services.retrieval.patience import patience
@@ -33,10 +34,10 @@ async def rerank(
     notice says so.
     """
     head, tail = list(passages[: policy.candidates]), list(passages[policy.candidates :])
-    windows = [best_window(passage.passage.text, stems, policy.window) for passage in head]
+    windows = [cleaned(best_window(passage.passage.text, stems, policy.window)) for passage in head]
     budget = patience(policy.budget)
     limit = patience(_PATIENCE * policy.budget)
-    (answer,) = await outcomes([encoder.score(query, windows, budget=budget)], timeout=limit)
+    (answer,) = await outcomes([encoder.score(cleaned(query), windows, budget=budget)], timeout=limit)
     if isinstance(answer, Exception) or len(answer) != len(head):
         kind = type(answer).__name__ if isinstance(answer, Exception) else "wrong length"
         _log.warning("the cross-encoder gave no scores (%s)", kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import grpc
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import Tracer
 
@@ -12,6 +13,7 @@ from interceptors.client import Credentials, outgoing
 from services.corpus.errors import Unavailable
 from services.runtime.addresses import target
 from services.runtime.renewing_channel import RenewingChannel
+from services.runtime.sockets import PREFIX, untrusted
 from services.runtime.tls import ReloadingTls, channel_credentials
 from services.runtime.tls_files import TlsMaterial
 
@@ -20,6 +22,7 @@ DEADLINE_MARGIN = 0.05
 # How long nothing is heard during a call before the peer is sent a ping, in seconds; servers allow one in
 # ``connections.min_ping_interval``.
 KEEPALIVE = 30.0
+_log = structlog.get_logger(__name__)
 
 _SERVICE_CONFIG = json.dumps(
     {
@@ -68,6 +71,8 @@ def open_channel(
     elif server_name:
         options.append(("grpc.ssl_target_name_override", server_name))
         options.append(("grpc.default_authority", server_name))
+    if credentials is not None and address.startswith(PREFIX):
+        credentials = _to_own_sockets(address, credentials)
     interceptors = outgoing(tracer=tracer, margin=DEADLINE_MARGIN, credentials=credentials)
     if tls is None:
         return grpc.aio.insecure_channel(target(address), options=options, interceptors=interceptors)
@@ -77,6 +82,23 @@ def open_channel(
         return grpc.aio.secure_channel(target(address), proof, options=options, interceptors=interceptors)
 
     return RenewingChannel(tls, make)
+
+
+def _to_own_sockets(address: str, credentials: Credentials) -> Credentials:
+    """``credentials`` that are given only while nobody else can have put the socket there; else the call fails."""
+    told = ""
+
+    async def checked() -> list[tuple[str, str]]:
+        nonlocal told
+        before, told = told, untrusted(address)
+        if problem := told:
+            if problem != before:
+                _log.error("no token is sent", address=address, why=problem)
+            none = grpc.aio.Metadata()
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, f"no token is sent: {problem}")
+        return await credentials()
+
+    return checked
 
 
 async def check_serving(

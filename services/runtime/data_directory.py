@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from services.runtime.settings import PREFIX, ConfigurationError
@@ -26,6 +27,7 @@ _MEANINGS = {
     errno.EIO: "the disk fails",
 }
 _PROBE_BYTES = 4096
+_OTHERS = 0o077
 
 
 def is_full(error: OSError) -> bool:
@@ -55,6 +57,51 @@ def require_usable(directory: Path, what: str = "the data directory", named_by: 
             probe.unlink()
     except OSError as error:
         raise ConfigurationError(unusable(directory, error, what, named_by)) from error
+
+
+def keep_from_others(directory: Path) -> str:
+    """Take from other users what they may do in ``directory``, and with this user's files in it; what was changed.
+
+    Empty if it was private. A directory of another user, as orchestrators mount them, stays as it is, but not the files.
+    Links are never followed. Blocking; OSError if it cannot be read.
+    """
+    status = directory.stat()
+    if not status.st_mode & _OTHERS:
+        return ""
+    changed = 0
+    for _, _, files, folder in os.fwalk(directory, follow_symlinks=False):
+        for name in (".", *files):
+            changed += _take_from_others(name, folder)
+    own = directory.stat()
+    if own.st_mode & _OTHERS:
+        if not changed:
+            return ""
+        told = f"the directory {directory} belongs to another user and lets others in (mode {own.st_mode & 0o7777:o})"
+        return f"{told}: {changed} files in it are private now; change its mode to 700 if nobody needs it"
+    return (
+        f"other users could read the data in {directory} (mode {status.st_mode & 0o7777:o}): "
+        + (f"it and {changed - 1} files and directories in it are" if changed > 1 else "it is")
+        + " for this user alone now"
+    )
+
+
+def _take_from_others(name: str, folder: int) -> bool:
+    """Whether the file or directory ``name`` was this user's and others could use it."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(name, flags, dir_fd=folder)
+    except OSError:
+        # A link, a socket, or a file that is gone by now: sockets get their mode where they are made.
+        return False
+    try:
+        status = os.fstat(descriptor)
+        regular = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+        if not regular or status.st_uid != os.geteuid() or not status.st_mode & _OTHERS:
+            return False
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & ~_OTHERS)
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def unusable(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.dev import plain_traceback
 
 from interceptors import current
+from services.corpus.cleaning import cleaned, escaped
+from services.runtime.metadata_logs import hide_metadata
 from services.runtime.options import LogOptions
 
 
@@ -34,10 +38,9 @@ def configure(options: LogOptions, *, worker: int | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[structlog.types.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
         if as_json
-        # Plain tracebacks: the default shows local variables, which hold requests.
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain_traceback)]
+        else [_clean, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_traceback)]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -53,12 +56,32 @@ def configure(options: LogOptions, *, worker: int | None = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
+    hide_metadata()
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(options.level.upper())
     # Libraries that narrate every request, or that retry in the background and say so each time.
     for name in ("httpx", "httpcore", "chromadb", "pypdf", "opentelemetry.exporter.otlp"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _json(event: Any, **options: Any) -> str:
+    return escaped(json.dumps(event, **options))
+
+
+def _clean(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """For people: an event stays one line, whatever stands in it, and nothing of it is obeyed by a terminal."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = cleaned(value).replace("\n", "\\n")
+    return event
+
+
+def _traceback(stream: TextIO, exc_info: Any) -> None:
+    # Plain: the default shows local variables, which hold requests.
+    plain = io.StringIO()
+    plain_traceback(plain, exc_info)
+    stream.write(cleaned(plain.getvalue()))
 
 
 def _add_request_id(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -46,6 +46,7 @@ from services.runtime.auditing.recorder import Recorder
 from services.runtime.failover_channel import FailoverChannel
 from services.runtime.limits import MIB, server_options
 from services.runtime.settings import ConfigurationError, Settings, is_loopback
+from services.runtime.sockets import untrusted_directory
 from services.runtime.standing import DependencyServicer, Standing
 from services.runtime.status import to_status
 from services.runtime.telemetry import CallMetrics
@@ -308,8 +309,8 @@ class Server:
 
     def _prepare_socket(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.parent.stat().st_uid not in _trusted_owners():
-            raise ConfigurationError(f"{self.service.name}: cannot listen on {path}: its directory is somebody else's")
+        if problem := untrusted_directory(path.parent):
+            raise ConfigurationError(f"{self.service.name}: cannot listen on {path}: {problem}")
         if path.exists():
             if not path.is_socket():
                 raise ConfigurationError(f"{self.service.name}: cannot listen on {path}: there is another file")
@@ -353,10 +354,6 @@ async def refuse_unknown(_call: Call) -> None:
     """End a call to a path that is not served."""
     # Authorization refuses unknown paths already; this is what remains if it ever would not.
     raise NotYetImplemented("no such method")
-
-
-def _trusted_owners() -> set[int]:
-    return {0, os.getuid()}
 
 
 def _answers(path: Path) -> bool:

@@ -32,7 +32,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def header_block(path: str, *fields: tuple[str, str]) -> bytes:
-    """The headers of a gRPC call as literals without indexing."""
+    r"""The headers of a gRPC call as literals without indexing; ``\udcff`` is the byte 0xff."""
     every = (
         (":method", "POST"),
         (":scheme", "http"),
@@ -51,7 +51,8 @@ def message(data: bytes, *, compressed: bool = False, promised: int = 0) -> byte
 
 
 def _literal(text: str) -> bytes:
-    data, rest = text.encode(), len(text.encode())
+    data = text.encode("utf-8", "surrogateescape")
+    rest = len(data)
     if rest < 127:
         return bytes((rest,)) + data
     prefix, rest = bytearray((127,)), rest - 127

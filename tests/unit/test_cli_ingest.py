@@ -197,7 +197,7 @@ async def test_ctrl_c_when_everything_is_on_its_way_interrupts_nothing(trial: Tr
 def test_ctrl_c_before_anything_is_sent_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: Any) -> Any:
+    def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("cli.documents.find", interrupted)

@@ -16,15 +16,16 @@ from rich.console import Console
 
 from cli import doctor, ingest, services
 from cli.demo import a_part, is_restricted, load_examples
-from cli.documents import EXTENSIONS, document_id_of, find
+from cli.documents import EXTENSIONS, Found, document_id_of, find
 from cli.errors import CliError, ExitCode
 from cli.filters import parse_filters
 from cli.ingest_report import Result
 from cli.output import Format, Screen
 from cli.progress import Lines
 from cli.supervisor import Backoff
-from cli.text import clean, one_line, plural, seconds, size
+from cli.text import one_line, plural, seconds, size
 from cli.typewriter import Typewriter
+from services.corpus.cleaning import cleaned
 from services.runtime.settings import Settings
 
 _EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -93,7 +94,7 @@ def test_a_reset_of_more_than_the_screen_says_where_the_new_text_begins() -> Non
 
 @given(st.text())
 def test_nothing_that_a_terminal_obeys_survives_cleaning(text: str) -> None:
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", clean(text))
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", cleaned(text))
     assert "\n" not in one_line(text)
     assert len(one_line(text, 40)) <= 40
 
@@ -227,6 +228,80 @@ def test_files_that_cannot_be_sent_are_told_before_they_are(tmp_path: Path) -> N
         file.truncate(32 * 1024 * 1024 + 1)
     problems = {e.shown: e.problem[0] for e in find([tmp_path], None, None).entries if e.problem}
     assert problems == {"empty.md": "EMPTY", "a-b.md": "DUPLICATE_ID", "large.pdf": "TOO_LARGE"}
+
+
+def _problems(found: Found) -> dict[str, str]:
+    return {entry.shown: entry.problem[0] if entry.problem else "" for entry in found.entries}
+
+
+def test_links_are_skipped_and_counted_and_never_lead_out_of_a_folder(tmp_path: Path) -> None:
+    """(F3)."""
+    folder = _tree(tmp_path / "in", {"a.md": "a", "sub/b.md": "b"})
+    _tree(tmp_path / "out", {"secret.md": "s"})
+    for name, to in {
+        "inside.md": "sub/b.md",
+        "out.md": "../out/secret.md",
+        "absolute.md": str(tmp_path / "out" / "secret.md"),
+        "through.md": "sub/../../out/secret.md",
+        "gone.md": "nowhere.md",
+        "loop.md": "loop.md",
+        "up": "..",
+        "again": "sub",
+        "twice.md": "out.md",
+    }.items():
+        (folder / name).symlink_to(to)
+    os.link(folder / "a.md", folder / "hard.md")
+    found = find([folder], None, None)
+    assert _problems(found) == {"a.md": "", "hard.md": "", "sub/b.md": ""}
+    assert found.skipped == {"link": 7, "link to a folder": 2}
+    found = find([folder], None, None, follow_links=True)
+    assert _problems(found) == {"a.md": "", "hard.md": "", "inside.md": "", "sub/b.md": ""}
+    assert found.skipped == {"link": 6, "link to a folder": 2}
+    contents = {entry.shown: ingest._read(entry) for entry in found.entries}
+    assert {name: read.content for name, read in contents.items() if not isinstance(read, Result)} == {
+        "a.md": b"a", "hard.md": b"a", "inside.md": b"b", "sub/b.md": b"b",
+    }  # fmt: skip
+    # A folder or a file that is named itself may be a link.
+    (tmp_path / "linked").symlink_to(folder)
+    assert _problems(find([tmp_path / "linked"], None, None)) == {"a.md": "", "hard.md": "", "sub/b.md": ""}
+    (entry,) = find([folder / "out.md"], None, None).entries
+    read = ingest._read(entry)
+    assert not isinstance(read, Result)
+    assert read.content == b"s"
+
+
+def test_a_manifest_leads_over_no_link_either(tmp_path: Path) -> None:
+    """(F3)."""
+    manifest = "".join(
+        f'[[documents]]\npath = "{name}"\n' for name in ("a.md", "l.md", "o.md", "f/b.md", "u/secret.md")
+    )
+    folder = _tree(tmp_path / "in", {"a.md": "a", "sub/b.md": "b", "manifest.toml": manifest})
+    _tree(tmp_path / "out", {"secret.md": "s"})
+    for name, to in {"l.md": "a.md", "o.md": "../out/secret.md", "f": "sub", "u": "../out"}.items():
+        (folder / name).symlink_to(to)
+    expected = {"a.md": "", "f/b.md": "LINK", "l.md": "LINK", "o.md": "LINK", "sub/b.md": "", "u/secret.md": "LINK"}
+    assert _problems(find([folder], None, None)) == expected
+    assert _problems(find([folder], None, None, follow_links=True)) == {**expected, "l.md": "", "f/b.md": ""}
+    del expected["sub/b.md"]
+    assert _problems(find([], folder / "manifest.toml", None)) == expected
+
+
+@pytest.mark.parametrize("follow_links", [False, True])
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_becomes_a_link_before_it_is_read_is_not_followed(what: str, follow_links: bool, tmp_path: Path) -> None:
+    """(F3)."""
+    folder = _tree(tmp_path / "in", {"sub/secret.md": "harmless"})
+    _tree(tmp_path / "out", {"secret.md": "s"})
+    (entry,) = find([folder], None, None, follow_links=follow_links).entries
+    if what == "file":
+        (folder / "sub" / "secret.md").unlink()
+        (folder / "sub" / "secret.md").symlink_to(tmp_path / "out" / "secret.md")
+    else:
+        (folder / "sub").rename(folder / "was")
+        (folder / "sub").symlink_to(tmp_path / "out")
+    result = ingest._read(entry)
+    assert isinstance(result, Result)
+    assert result.reason == "UNREADABLE"
 
 
 def test_what_is_no_regular_file_is_told_as_what_it_is(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,10 @@ import pytest
 from cli import main as cli_main
 from cli import up
 from cli.doctor import FAIL, data_directory
-from services.runtime.data_directory import obstacles, require_usable
+from services.runtime.data_directory import keep_from_others, obstacles, require_usable
 from services.runtime.settings import ConfigurationError
 from tests.support.clients import clients
-from tests.support.processes import PATIENCE
+from tests.support.processes import PATIENCE, ROOT
 
 
 def a_file(folder: Path) -> Path:
@@ -84,6 +87,64 @@ def test_a_directory_is_made_for_its_owner_alone_and_left_empty(tmp_path: Path) 
     assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
     assert list((tmp_path / "a" / "b").iterdir()) == []
     assert obstacles(tmp_path / "a" / "b") is None
+
+
+def test_what_others_could_read_is_taken_from_them_with_a_word(tmp_path: Path) -> None:
+    """(H1)."""
+    directory, outside = tmp_path / "data", tmp_path / "outside"
+    for name in ("catalog.sqlite3", "catalog.sqlite3-wal", "store/chunks.sqlite3", "audit/segments/0"):
+        (directory / name).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        (directory / name).touch()
+        (directory / name).chmod(0o644)
+    outside.write_text("")
+    outside.chmod(0o644)
+    (directory / "link").symlink_to(outside)
+    os.mkfifo(directory / "pipe", 0o666)
+    directory.chmod(0o755)
+    told = keep_from_others(directory)
+    assert told.startswith(f"other users could read the data in {directory} (mode 755): it and 7 files and directories")
+    for path in (directory, *directory.rglob("*")):
+        assert path.is_symlink() or path.is_fifo() or path.stat().st_mode & 0o077 == 0, path
+    assert outside.stat().st_mode & 0o777 == 0o644, "links lead nowhere"
+    assert keep_from_others(directory) == ""
+
+
+def test_a_directory_of_another_user_stays_but_not_the_files_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(H1)."""
+    (tmp_path / "catalog.sqlite3").touch()
+    (tmp_path / "catalog.sqlite3").chmod(0o640)
+    tmp_path.chmod(0o750)
+    change = os.fchmod
+
+    def only_files(descriptor: int, mode: int) -> None:
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            change(descriptor, mode)
+
+    monkeypatch.setattr(os, "fchmod", only_files)
+    assert "belongs to another user and lets others in (mode 750)" in keep_from_others(tmp_path)
+    assert (tmp_path / "catalog.sqlite3").stat().st_mode & 0o777 == 0o600
+
+
+async def test_processes_make_files_for_their_owner_alone(tmp_path: Path) -> None:
+    """(H1)."""
+    directory = tmp_path / "data"
+    directory.mkdir(mode=0o755)
+    directory.chmod(0o755)
+    environment = {**os.environ, "GROUNDWIRE_DATA_DIR": str(directory), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "cli.main", "revoke", "--subject", "alice"]
+    old = os.umask(0o022)
+    try:
+        done = await asyncio.to_thread(
+            subprocess.run, command, env=environment, cwd=ROOT, capture_output=True, timeout=PATIENCE, check=False
+        )
+    finally:
+        os.umask(old)
+    assert done.returncode == 0, done.stderr
+    made = [path for path in directory.rglob("*") if path.is_file()]
+    assert made
+    assert [path for path in directory.rglob("*") if path.stat().st_mode & 0o077] == []
 
 
 def test_a_user_who_may_not_write_is_told_before_anything_is_made(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 from interceptors._shapes import Context
+from services.runtime.metadata_logs import hide_metadata
 from services.runtime.reflection import SERVICES as REFLECTION_SERVICES
 from services.runtime.server import Server
 from services.runtime.settings import ConfigurationError, Settings
 from services.security.permissions import UnmappedMethodError
+from tests.support.hostile import Connection, message
 from tests.support.serving import (
     ECHO,
     RULE,
@@ -37,6 +41,25 @@ UNRULED = make_service("groundwire.test.v1.UnruledService", SHAPES, rule=None)
 INCOMPLETE = make_service(
     "groundwire.test.v1.IncompleteService", SHAPES, rule=type(RULE)(resource="echoes", action="read")
 )
+
+
+# --- what is logged -------------------------------------------------------------------------------------------------
+
+
+async def test_a_header_that_is_no_text_is_never_in_a_log(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    """Python's gRPC would log the whole value (C1)."""
+    server = await serving.serve()
+    hide_metadata()
+    hide_metadata()
+    connection = await Connection.open(f"127.0.0.1:{server.port}", Counter())
+    caplog.handler.setFormatter(logging.Formatter("%(name)s %(message)s"))
+    await connection.begin(1, path("Unary"), ("authorization", "Bearer hush-hush\udcff"), ("x-y", "hush-hush\udcfe"))
+    await connection.body(1, message(b""), end=True)
+    await until(lambda: 1 in connection.ended)
+    connection.pump.cancel()
+    connection.writer.close()
+    assert "Invalid encoding on (17 bytes)" in caplog.text
+    assert "hush" not in caplog.text
 
 
 # --- starting -------------------------------------------------------------------------------------------------------
@@ -133,8 +156,8 @@ async def test_a_directory_of_somebody_else_is_not_trusted(
     serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = tmp_path.stat().st_uid
-    monkeypatch.setattr("services.runtime.server._trusted_owners", lambda: {owner + 1})
-    with pytest.raises(ConfigurationError, match="somebody else's"):
+    monkeypatch.setattr("services.runtime.sockets.trusted_owners", lambda: frozenset({owner + 1}))
+    with pytest.raises(ConfigurationError, match="belongs to another user"):
         await serving.make().start(f"unix:{tmp_path}/echo.sock")
 
 
