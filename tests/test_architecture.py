@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,29 @@ def test_only_the_settings_and_the_command_line_read_the_environment() -> None:
                 readers.add(str(file.relative_to(ROOT)))
     # The pool takes the few variables that an interpreter needs out of it, so that its workers get no others.
     assert readers == {"services/runtime/settings.py", "services/ingestion/adapters/parsing/pool.py"}
+
+
+HTTP = {"aiohttp", "http.client", "httpcore", "requests", "urllib.request", "urllib3"}
+HTTPX = {"BaseTransport", "Client", "InvalidURL", "Request", "Response", "TransportError", "URL"}
+IMPORTS_HTTP = re.compile(r"^\s*(?:import|from) (?:aiohttp|http|httpcore|httpx|requests|urllib3?)\b", re.MULTILINE)
+
+
+def test_one_room_opens_http_connections() -> None:
+    """Its calls are bounded; Chroma's client gets a transport from there (G1)."""
+    looked_at = set()
+    for file in [*ROOT.glob("services/**/*.py"), *ROOT.glob("interceptors/**/*.py"), *ROOT.glob("cli/**/*.py")]:
+        place, text = str(file.relative_to(ROOT)), file.read_text()
+        if place.startswith("services/http/") or not IMPORTS_HTTP.search(text):
+            continue
+        looked_at.add(place)
+        names = set(imports(text))
+        assert not HTTP & names, place
+        assert not any(name.startswith("httpx.") for name in names), f"{place}: as `import httpx`, so that it is seen"
+        nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)]
+        used = {node.attr for node in nodes if isinstance(node.value, ast.Name) and node.value.id == "httpx"}
+        allowed = HTTPX if place == "services/vectorstores/chroma_server.py" else {"URL", "InvalidURL"}
+        assert used <= allowed, (place, used - allowed)
+    assert "services/embedding/openai.py" in looked_at
 
 
 # --- contracts ------------------------------------------------------------------------------------------------------

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any, Literal
 
 import httpx
@@ -19,16 +22,26 @@ from services.corpus.errors import FailedPrecondition, ResourceExhausted, Unavai
 from services.embedding.pace import Pace
 from services.embedding.ports import EmbeddingModel
 from services.embedding.tokens import well_formed
+from services.http.client import HttpClient
+from services.http.json_values import read_json
+from services.http.limits import KIB, HttpProblem, Limits, TooMuch, TooSlow
 
 # Their tokenizer is not known here. English has more than four characters a token; where a server finds a text too
 # long all the same, as with scripts that take a token or more for each character, shorter cuts are tried.
 _CHARACTERS_PER_TOKEN = (4.0, 1.0, 0.25)
 _TOO_LONG = frozenset({400, 413, 422})
 _TOO_SLOW = frozenset({408, 504, 524})
-# An endpoint that works answers that it is there, however long it computes.
-_CONNECT_SECONDS = 5.0
+# What an answer has: numbers, which are the longest in decimal ("-1.2345678901234567e-05, "), and names around them.
+_BYTES_PER_NUMBER = 32
+_BYTES_PER_TEXT = 512
+_BYTES_AROUND = 64 * KIB
+_OTHER_DIMENSION = 8192
+_VALUES_PER_TEXT = 16
+_VALUES_AROUND = 256
+_QUESTIONS_AT_ONCE = 64
 _MOST_KEPT = 4096
 _MAX_RETRY_AFTER = 3600.0
+_LONGEST_DATE = 64
 
 
 class OpenAIEmbedder:
@@ -37,8 +50,7 @@ class OpenAIEmbedder:
     It does not retry failures: the caller's circuit breaker and retry budget decide about that. What is slow has not
     failed: passages are asked for in smaller requests then, and a request that is refused, or answered by half, is asked
     for in parts (:class:`~services.embedding.pace.Pace`). What was computed before a call failed, or its caller gave up,
-    is kept for when the same texts come again. Redirects are not followed, and proxies and credentials of the
-    environment are not used.
+    is kept for when the same texts come again. An answer has at most the bytes and values that such vectors need.
 
     Raises:
         FailedPrecondition: From the constructor, when the key cannot be sent in a header; from calls, when the server
@@ -62,7 +74,6 @@ class OpenAIEmbedder:
         query_instruction: str = "",
         passage_instruction: str = "",
         encoding: Literal["base64", "float"] = "base64",
-        proxy: str | None = None,
     ) -> None:
         """Set up the client; no connection is made yet.
 
@@ -79,7 +90,6 @@ class OpenAIEmbedder:
             query_instruction: Put before questions, for models that were trained with one.
             passage_instruction: Put before passages, likewise.
             encoding: What to ask for; either is understood in an answer. Base64 parses much faster.
-            proxy: URL of an HTTP proxy.
         """
         headers = {}
         if api_key is not None:
@@ -96,7 +106,15 @@ class OpenAIEmbedder:
         self._passage_instruction = passage_instruction
         self._encoding = encoding
         self._url = _endpoint(base_url)
-        self._client = httpx.AsyncClient(headers=headers, proxy=proxy, trust_env=False)
+        longest = max(timeout, patience, query_timeout)
+        limits = Limits(
+            body=_answer_size(batch_size, model.dimension),
+            total=longest,
+            idle=longest,
+            # Questions never wait for passages.
+            connections=concurrency + _QUESTIONS_AT_ONCE,
+        )
+        self._client = HttpClient(limits, headers=headers)
 
     @property
     def model(self) -> EmbeddingModel:
@@ -136,7 +154,7 @@ class OpenAIEmbedder:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def _ask(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
         """One request for passages; None if it came to nothing and a smaller one, or one with more time, may not."""
@@ -177,32 +195,39 @@ class OpenAIEmbedder:
             if cut == sent:
                 continue
             sent = cut
-            response = await self._post(sent, limit)
-            status = response.status_code
+            answer = await self._post(sent, limit)
+            status = answer.status
             if status not in _TOO_LONG:
-                _raise_for_status(response)
-                return self._vectors(response, len(texts))
+                _raise_for_status(answer)
+                if len(texts) == 1:
+                    return self._vectors(answer.body, 1)
+                return await asyncio.to_thread(self._vectors, answer.body, len(texts))
         raise _RefusedError(_refusal(status))
 
-    async def _post(self, texts: Sequence[str], limit: float) -> httpx.Response:
-        if self._client.is_closed:
+    async def _post(self, texts: Sequence[str], limit: float) -> _Answer:
+        if self._client.closed:
             raise Unavailable("the connection to the embedding endpoint is shut down")
         request = {"model": self._model.name, "input": list(texts), "encoding_format": self._encoding}
+        content = json.dumps(request, ensure_ascii=False).encode("utf-8", "replace")
+        most = _answer_size(len(texts), self._model.dimension)
         try:
-            timeout = httpx.Timeout(limit, connect=_CONNECT_SECONDS)
-            return await self._client.post(self._url, json=request, timeout=timeout)
-        except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+            async with self._client.call("POST", self._url, content=content, total=limit, body=most) as answer:
+                # What a failure says is for nobody to see: it may repeat the texts or the key.
+                body = await answer.read() if answer.status == HTTPStatus.OK else b""
+                return _Answer(answer.status, body, answer.header("retry-after"))
+        except TooSlow as error:
             raise _TooSlowError("the embedding endpoint did not answer in time") from error
-        except httpx.TimeoutException as error:
-            raise Unavailable("the embedding endpoint did not answer in time") from error
-        except httpx.RequestError as error:
-            raise Unavailable("the embedding endpoint could not be reached") from error
+        except TooMuch as error:
+            raise _IncompleteError(f"the embedding endpoint {error.words}") from error
+        except HttpProblem as error:
+            raise Unavailable(f"the embedding endpoint {error.words}") from error
 
-    def _vectors(self, response: httpx.Response, count: int) -> NDArray[np.float32]:
+    def _vectors(self, body: bytes, count: int) -> NDArray[np.float32]:
         try:
-            by_index = {item["index"]: _row(item["embedding"]) for item in response.json()["data"]}
+            found = read_json(body, values=_most_values(count, self._model.dimension))
+            by_index = {item["index"]: _row(item["embedding"]) for item in found["data"]}
             rows = [by_index[index] for index in range(count)]
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise _IncompleteError("the embedding endpoint's answer is not one vector per text") from error
         lengths = {len(row) for row in rows}
         if lengths != {self._model.dimension}:
@@ -211,11 +236,32 @@ class OpenAIEmbedder:
                 "configured; set the dimension to that of the model"
             )
         vectors = np.stack(rows)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        with np.errstate(over="ignore"):  # what is too long to have a direction is refused below
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.isfinite(norms).all() or not norms.all():
             raise _IncompleteError("the embedding endpoint's answer holds a vector without a direction")
         unit: NDArray[np.float32] = (vectors / norms).astype(np.float32)
         return unit
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+    retry_after: str
+
+
+def _most_numbers(texts: int, dimension: int) -> int:
+    """The most numbers that answers to ``texts`` may have: enough to see that one text has too many dimensions."""
+    return texts * dimension + _OTHER_DIMENSION
+
+
+def _answer_size(texts: int, dimension: int) -> int:
+    return _most_numbers(texts, dimension) * _BYTES_PER_NUMBER + texts * _BYTES_PER_TEXT + _BYTES_AROUND
+
+
+def _most_values(texts: int, dimension: int) -> int:
+    return _most_numbers(texts, dimension) + texts * _VALUES_PER_TEXT + _VALUES_AROUND
 
 
 class _TooSlowError(Unavailable):
@@ -254,16 +300,20 @@ def _row(embedding: Any) -> NDArray[np.float64]:
     return row
 
 
-def _raise_for_status(response: httpx.Response) -> None:
-    status = response.status_code
+def _raise_for_status(answer: _Answer) -> None:
+    status = answer.status
     if status == 200:
         return
     if status == 429:
-        raise ResourceExhausted("the embedding endpoint limits our requests", retry_after=_retry_after(response))
+        raise ResourceExhausted(
+            "the embedding endpoint limits our requests", retry_after=_retry_after(answer.retry_after)
+        )
     if status in _TOO_SLOW:
         raise _TooSlowError(f"the embedding endpoint did not answer in time (HTTP {status})")
     if status == 425 or status >= 500:
-        raise Unavailable(f"the embedding endpoint failed with HTTP {status}", retry_after=_retry_after(response))
+        raise Unavailable(
+            f"the embedding endpoint failed with HTTP {status}", retry_after=_retry_after(answer.retry_after)
+        )
     if status in (401, 403):
         raise FailedPrecondition(f"the embedding endpoint refused the API key (HTTP {status}); configure a valid one")
     if status == 404:
@@ -275,11 +325,11 @@ def _refusal(status: int) -> str:
     return f"the embedding endpoint refused the request (HTTP {status}); check its configuration"
 
 
-def _retry_after(response: httpx.Response) -> float:
+def _retry_after(value: str) -> float:
     """Seconds from the Retry-After header, a number or a date (RFC 9110, section 10.2.3); 1 where it says nothing."""
-    value = response.headers.get("Retry-After", "")
+    value = value.strip()[:_LONGEST_DATE]
     try:
-        seconds = float(value) if value.strip().isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
-    except ValueError:
+        seconds = float(value) if value.isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, TypeError, IndexError, OverflowError, OSError):  # what the library makes of odd dates
         return 1.0
     return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

@@ -17,7 +17,7 @@ from services.generation.endpoint import AttemptLimits
 from services.generation.generation import Generator
 from services.generation.ports import AnswerEndpoint
 from services.generation.servicer import GenerationServicer
-from services.generation.settings import EXTRACTIVE, EndpointOptions, GenerationSettings
+from services.generation.settings import EXTRACTIVE, EndpointOptions, GenerationOptions, GenerationSettings
 from services.resilience.breaker import BreakerState
 from services.resilience.endpoints import Endpoint
 from services.resilience.pool import PoolEvent
@@ -36,9 +36,7 @@ async def assemble(
     options = settings.generation
     if endpoints is None:
         cross_encoder = await process.cross_encoder(settings)
-        endpoints = [
-            _endpoint(endpoint, cross_encoder, options.first_token_timeout) for endpoint in options.llm_endpoints
-        ]
+        endpoints = [_endpoint(endpoint, cross_encoder, options) for endpoint in options.llm_endpoints]
     limits = AttemptLimits(first_token=options.first_token_timeout, total=options.answer_timeout)
     policy = BalancingPolicy(
         roles=options.roles(),
@@ -77,7 +75,7 @@ async def assemble(
     )
 
 
-def _endpoint(options: EndpointOptions, cross_encoder: CrossEncoder, patience: float) -> AnswerEndpoint:
+def _endpoint(options: EndpointOptions, cross_encoder: CrossEncoder, times: GenerationOptions) -> AnswerEndpoint:
     if options.url == EXTRACTIVE:
         return ExtractiveEndpoint(cross_encoder, name=options.name, model=MS_MARCO_MINILM_L12.name)
     # Its HTTP client takes long to import, and the endpoint that runs here needs none.
@@ -93,7 +91,8 @@ def _endpoint(options: EndpointOptions, cross_encoder: CrossEncoder, patience: f
         options.url,
         options.model,
         api_key=key,
-        timeout=patience,
+        timeout=times.first_token_timeout,
+        total=times.answer_timeout,
         support=cross_encoder,
         parameters=parameters,
         opened=options.thinking == "opened",

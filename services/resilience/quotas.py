@@ -2,7 +2,7 @@
 
 Token buckets (RFC 2697 calls their sizes committed burst sizes). Requests are taken before a call begins; tokens are
 charged when it is known how many were used, so that bucket may go into debt, and the tenant's next calls are refused
-until the debt is paid.
+until the debt is paid. That takes an hour at most: what an endpoint counts is not always true.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from services.corpus.errors import ResourceExhausted
 
 _DEFAULT_BURST_SECONDS = 10.0
+_MOST_DEBT_SECONDS = 3600.0
 # Tenants whose buckets are full again are as good as unknown; looked at when there are this many.
 _MANY = 10_000
 
@@ -36,7 +37,10 @@ class Quota:
 
 
 class TokenBucket:
-    """Holds up to ``burst`` tokens, gains ``rate`` of them per second, and starts full. It may be overdrawn."""
+    """Holds up to ``burst`` tokens, gains ``rate`` of them per second, and starts full.
+
+    It may be overdrawn by what it gains in an hour.
+    """
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self._rate = rate
@@ -52,8 +56,8 @@ class TokenBucket:
         return self._level
 
     def take(self, amount: float, now: float) -> None:
-        """Take ``amount`` out, whether it is there or not."""
-        self._level = self.level(now) - amount
+        """Take ``amount`` out, whether it is there or not, down to the largest debt."""
+        self._level = max(self.level(now) - amount, -self._rate * _MOST_DEBT_SECONDS)
 
     def seconds_until(self, amount: float, now: float) -> float:
         """When it will hold ``amount``; 0 if it does."""

@@ -48,7 +48,11 @@ async def assemble(
         catalog=opened_catalog,
         embedder=await process.embedder(settings),
         cross_encoder=await process.cross_encoder(settings) if reranks else None,
-        policy=RetrievalPolicy(store_timeout=options.store_timeout, rerank=RerankPolicy(budget=options.rerank_budget)),
+        policy=RetrievalPolicy(
+            store_timeout=options.store_timeout,
+            embed_timeout=settings.embedding.query_timeout,
+            rerank=RerankPolicy(budget=options.rerank_budget),
+        ),
         pressure=brownout.step,
     )
     servicer = RetrievalServicer(retriever, caller_of=current_caller, digest=await process.query_digest(settings))

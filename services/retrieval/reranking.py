@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from services.corpus.coverage import Notice
 from services.retrieval.federation import outcomes
+from services.retrieval.patience import patience
 from services.retrieval.ports import CrossEncoder
 from services.retrieval.rerank import RERANK_PARTIAL, RERANK_SKIPPED, RerankPolicy, best_window, combine, is_score
 from services.retrieval.result import RetrievedPassage
@@ -33,7 +34,9 @@ async def rerank(
     """
     head, tail = list(passages[: policy.candidates]), list(passages[policy.candidates :])
     windows = [best_window(passage.passage.text, stems, policy.window) for passage in head]
-    (answer,) = await outcomes([encoder.score(query, windows, budget=policy.budget)], timeout=_PATIENCE * policy.budget)
+    budget = patience(policy.budget)
+    limit = patience(_PATIENCE * policy.budget)
+    (answer,) = await outcomes([encoder.score(query, windows, budget=budget)], timeout=limit)
     if isinstance(answer, Exception) or len(answer) != len(head):
         kind = type(answer).__name__ if isinstance(answer, Exception) else "wrong length"
         _log.warning("the cross-encoder gave no scores (%s)", kind)

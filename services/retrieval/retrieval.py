@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from services.corpus.coverage import Notice
-from services.corpus.errors import FieldViolation, InvalidRequest, Unavailable
+from services.corpus.errors import FieldViolation, GroundwireError, InvalidRequest, Unavailable
 from services.corpus.principal import Caller
 from services.corpus.terms import analyze as analyze_english
 from services.retrieval.checking import Gate, readable_now
@@ -29,6 +29,7 @@ from services.retrieval.federation import FederatedSearch, Federation, Half, Hit
 from services.retrieval.fusion import Normalisation
 from services.retrieval.ports import Analyzer, Catalog, Clock, CrossEncoder, Embedder, NamedStore, Pressure
 from services.retrieval.query_kind import QueryKind, classify
+from services.retrieval.question_vector import QuestionVectors
 from services.retrieval.ranking import rank, select
 from services.retrieval.request import RerankMode, RetrievalMode, RetrieveQuery
 from services.retrieval.rerank import RERANK_SKIPPED, RerankPolicy
@@ -52,10 +53,12 @@ class RetrievalPolicy:
     """What a search may cost.
 
     Every list starts ``first_depth`` deep (at least four times ``top_k``) and grows by the factor ``deepening`` up
-    to ``most_depth``. ``store_timeout`` is in seconds, per store and round.
+    to ``most_depth``. ``store_timeout`` is in seconds, per store and round; ``embed_timeout`` in seconds that the
+    question's vector may take.
     """
 
     store_timeout: float = 2.0
+    embed_timeout: float = 5.0
     first_depth: int = 100
     deepening: int = 4
     most_depth: int = 50_000
@@ -103,7 +106,8 @@ class Retriever:
         self._policy = policy or RetrievalPolicy()
         self._federation = Federation(stores, timeout=self._policy.store_timeout, clock=clock)
         self._catalog = catalog
-        self._embedder = embedder
+        self._model = embedder.model
+        self._vectors = QuestionVectors(embedder, self._policy.embed_timeout, clock)
         self._cross_encoder = cross_encoder
         self._analyze = analyze
         self._clock = clock
@@ -112,7 +116,8 @@ class Retriever:
     async def retrieve(self, caller: Caller, request: RetrieveQuery) -> RetrieveResult:
         """The best ``request.top_k`` passages that the caller may read, best first.
 
-        A store or the reranker that fails costs results or their order, never the query: coverage and notices say so.
+        A store, the embedder or the reranker that fails costs results or their order, never the query: coverage and
+        notices say so.
         So does pressure: notices name what was left out.
 
         Raises:
@@ -121,6 +126,7 @@ class Retriever:
             FailedPrecondition: A collection was built with another embedding model, or no selected store can search
                 in this mode.
             Unavailable: No store answered, the catalog did not, or (without a lexical half) the embedder did not.
+            GroundwireError: Without a lexical half: what else the embedder raised.
         """
         timings = StageTimings()
         with self._timed(timings, "total"):
@@ -160,7 +166,7 @@ class Retriever:
     async def _prepare(self, caller: Caller, request: RetrieveQuery, timings: StageTimings) -> _Run:
         collections = await resolve_collections(self._catalog, caller.tenant, request.collections)
         if request.mode is not RetrievalMode.LEXICAL:
-            require_same_model(collections, self._embedder.model)
+            require_same_model(collections, self._model)
         readable = await self._catalog.reader_sets(caller.tenant, caller.principals) if collections else frozenset()
         # In a thread, because a long query's words may all need the stemmer.
         terms = await asyncio.to_thread(self._analyze, request.query)
@@ -177,8 +183,8 @@ class Retriever:
         if Half.DENSE in halves and readable:
             try:
                 with self._timed(timings, "embed"):
-                    vector = await self._embedder.embed_query(request.query)
-            except Unavailable:
+                    vector = await self._vectors.of(request.query)
+            except GroundwireError:
                 if Half.LEXICAL not in halves:
                     raise
                 halves.remove(Half.DENSE)

@@ -330,7 +330,13 @@ class EmbeddingOptions(Options):
         30.0, gt=0, le=3600, description="Seconds that a request for passages should take; then smaller ones are tried."
     )
     patience: float = Field(120.0, gt=0, le=3600, description="Seconds that a request for one passage may take.")
-    query_timeout: float = Field(5.0, gt=0, le=600, description="Seconds that the vector of a question may take.")
+    query_timeout: float = Field(
+        5.0,
+        gt=0,
+        le=600,
+        description="Seconds that the vector of a question may take, and at most half of what its caller has left; "
+        "then words alone are searched.",
+    )
     concurrency: int = Field(4, ge=1, le=256, description="The most requests for passages at once.")
 
 

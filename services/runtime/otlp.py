@@ -122,13 +122,11 @@ def _over_http(collector: Collector, timeout: float, session: Any) -> SpanExport
 
 
 def _session(collector: Collector) -> Any:
-    """What HTTP requests go through; None where the library makes its own."""
-    if not collector.on_this_machine:
-        return None
-    import requests  # noqa: PLC0415 - see the module
+    """What HTTP requests go through: answers are bounded in bytes and time."""
+    from services.http.requests_adapter import bounded_session  # noqa: PLC0415 - see the module
 
-    session = requests.Session()
-    session.trust_env = False
+    session = bounded_session()
+    session.trust_env = not collector.on_this_machine
     return session
 
 
@@ -138,9 +136,7 @@ def try_export(collector: Collector, timeout: float = 3.0) -> str | None:
     with _complaints() as complaints:
         try:
             if collector.protocol is Protocol.HTTP:
-                import requests  # noqa: PLC0415 - see the module
-
-                session = _session(collector) or requests.Session()
+                session = _session(collector)
                 session.hooks["response"].append(lambda response, **_: answers.append(response))
                 exporter = _over_http(collector, timeout, session)
             else:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
 
 from services.corpus.errors import FailedPrecondition
+from services.http.client import HttpClient
+from services.http.json_values import most_values
+from services.http.limits import HttpProblem, Limits
 from services.security.jwks import Fetched, KeyFetchError, RefreshPolicy
 
 MAX_DOCUMENT = 256 * 1024
+MAX_VALUES = 8192
+"""Of JSON in a document from a server; reading more would hold up others."""
 FILE_POLICY = RefreshPolicy(every=1.0)
 """A look at a file costs a ``stat``: changes are seen within a second."""
 
@@ -52,8 +58,7 @@ class HttpsFetcher:
     """A JWK Set on a server.
 
     Redirects are not followed, and proxies and credentials of the environment are not used: the keys decide who gets
-    in, so they come from exactly where the settings say. Compressed answers are refused, because their size is not
-    known before they are unpacked.
+    in, so they come from exactly where the settings say.
     """
 
     def __init__(self, url: str, *, ca_file: Path | None = None, timeout: float = 5.0) -> None:
@@ -65,42 +70,30 @@ class HttpsFetcher:
             timeout: Seconds for the whole fetch.
         """
         self._url = _checked(url)
-        self._timeout = timeout
-        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-        self._client = httpx.AsyncClient(
-            verify=context,
-            timeout=timeout,
-            trust_env=False,
-            follow_redirects=False,
-            headers={"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"},
+        self._client = HttpClient(
+            Limits(body=MAX_DOCUMENT, total=timeout, idle=timeout, connect=timeout, connections=2),
+            headers={"Accept": "application/jwk-set+json, application/json"},
+            tls=ssl.create_default_context(cafile=None if ca_file is None else str(ca_file)),
         )
 
     async def fetch(self, known: object) -> Fetched | None:
         """The document that the server has now; never None."""
         del known
         try:
-            async with asyncio.timeout(self._timeout), self._client.stream("GET", self._url) as response:
-                return Fetched(await _body(response))
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-            problem = type(error).__name__
-        raise KeyFetchError(f"the key server: {problem}")
+            async with self._client.call("GET", self._url) as answer:
+                if answer.status != HTTPStatus.OK:
+                    raise KeyFetchError(f"the key server answered with status {answer.status}")
+                document = await answer.read()
+                if most_values(document) > MAX_VALUES:
+                    raise KeyFetchError("the key server's answer has too many values")
+                return Fetched(document)
+        except HttpProblem as error:
+            words = error.words
+        raise KeyFetchError(f"the key server {words}")
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
-
-
-async def _body(response: httpx.Response) -> bytes:
-    if response.status_code != 200:
-        raise KeyFetchError(f"the key server answered with status {response.status_code}")
-    if response.headers.get("content-encoding", "identity") != "identity":
-        raise KeyFetchError("the key server sent a compressed answer")
-    body = bytearray()
-    async for piece in response.aiter_raw():
-        body += piece
-        if len(body) > MAX_DOCUMENT:
-            raise KeyFetchError("the key server's answer is too large")
-    return bytes(body)
+        await self._client.close()
 
 
 def _checked(text: str) -> httpx.URL:

@@ -6,21 +6,22 @@ Chroma is never given an access filter: a metadata filter made a query 6 to 70 t
 
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import chromadb
 import chromadb.errors
-import httpx
 import numpy as np
 from chromadb.config import Settings
 
-from services.corpus.errors import Unavailable
+from services.corpus.errors import GroundwireError, Unavailable
+from services.vectorstores import chroma_server
 from services.vectorstores.checks import dimension_mismatch
 from services.vectorstores.ports import Partition, Vector
 
@@ -31,6 +32,13 @@ _SERVER_UPSERT = 512
 
 # Chroma gives vectors back with the last bit of a float32 rounded.
 _SAME_VECTOR = 1e-6
+
+# A server says how many items it takes at once; this much of that is believed.
+_MOST_AT_ONCE = 10_000
+_DEFAULT_AT_ONCE = 1_000
+# Of vectors that a server sends: parsing them holds the GIL.
+_NUMBERS_AT_ONCE = 100_000
+_WIDEST = 65_536
 
 # ef_search 100, the default, finds 60 % of the true top 100 among random vectors of 384 dimensions (the worst
 # case), 200 finds 84 % for half a millisecond more; on real embeddings both find nearly all.
@@ -43,14 +51,18 @@ class ChromaVectorIndex:
     Raises Unavailable when a server does not answer and FailedPrecondition when a dimension does not fit.
     """
 
-    def __init__(self, client: Any, *, engine: str, upsert_size: int, directory: Path | None = None) -> None:
+    def __init__(
+        self, client: Any, *, engine: str, upsert_size: int, directory: Path | None = None, remote: bool = False
+    ) -> None:
         self.engine = engine
+        self._remote = remote
         self._client = client
         self._directory = directory
         self._collections: dict[Partition, Any] = {}
         self._lock = threading.Lock()
-        with _translated():
-            self._batch_size: int = client.get_max_batch_size()
+        self._dimensions: dict[Partition, int] = {}
+        with self._translated():
+            self._batch_size = _batch_size(client.get_max_batch_size())
         self._upsert_size = min(upsert_size, self._batch_size)
 
     @classmethod
@@ -65,17 +77,9 @@ class ChromaVectorIndex:
     @classmethod
     def server(cls, host: str, port: int, *, ssl: bool = False, timeout: float = 30.0) -> Self:
         """Connect to a Chroma server; ``timeout`` in seconds bounds each request. Raises Unavailable."""
-        with _translated():
-            # The client speaks to the server while it is being built, and without any timeout: ask first.
-            scheme = "https" if ssl else "http"
-            httpx.get(f"{scheme}://{host}:{port}/api/v2/heartbeat", timeout=timeout).raise_for_status()
-            try:
-                client = chromadb.HttpClient(host=host, port=port, ssl=ssl, settings=_settings())
-            except ValueError as error:  # how Chroma reports that it could not connect
-                raise _unavailable() from error
-        # Chroma offers no setting for it, and waits for ever otherwise.
-        client._server._session.timeout = httpx.Timeout(timeout)  # noqa: SLF001
-        return cls(client, engine="chroma-server", upsert_size=_SERVER_UPSERT)
+        with _translated(remote=True):
+            client = chroma_server.connect(host, port, _settings(), ssl=ssl, timeout=timeout)
+        return cls(client, engine="chroma-server", upsert_size=_SERVER_UPSERT, remote=True)
 
     def upsert(self, partition: Partition, ids: Sequence[str], vectors: Vector) -> None:
         """Store rows of ``vectors`` under ``ids``; those that are stored already are left alone.
@@ -85,6 +89,7 @@ class ChromaVectorIndex:
         """
         if not ids:
             return
+        self._dimensions[partition] = vectors.shape[1]
         stored = dict(zip(*self.vectors(partition, ids), strict=True))
         changed = [
             row
@@ -110,7 +115,7 @@ class ChromaVectorIndex:
     def drop(self, partition: Partition) -> None:
         """Remove the whole partition."""
         self._forget(partition)
-        with _translated():
+        with self._translated():
             try:
                 self._client.delete_collection(_name(partition))
             except chromadb.errors.NotFoundError:
@@ -119,25 +124,40 @@ class ChromaVectorIndex:
 
     def search(self, partition: Partition, vector: Vector, limit: int) -> list[tuple[str, float]]:
         """The nearest ids with their cosine similarity, best first (approximate: HNSW)."""
+        self._dimensions[partition] = len(vector)
+        limit = min(limit, chroma_server.MOST_HITS) if self._remote else limit
         with self._using(partition):
             collection = self._open(partition)
             if collection is None or limit < 1:
                 return []
-            found = collection.query(query_embeddings=[vector], n_results=limit, include=["distances"])
-        return [(i, 1.0 - float(d)) for i, d in zip(found["ids"][0], found["distances"][0], strict=True)]
+            with chroma_server.expecting_hits(limit):
+                found = collection.query(query_embeddings=[vector], n_results=limit, include=["distances"])
+            return _hits(found["ids"][0], found["distances"][0])[:limit]
 
     def vectors(self, partition: Partition, ids: Sequence[str]) -> tuple[list[str], Vector]:
         """The stored vectors of those of ``ids`` that exist, in no particular order."""
-        found_ids: list[str] = []
-        found: list[Vector] = []
+        found: dict[str, Vector] = {}
+        done = 0
         with self._using(partition):
             collection = self._open(partition)
-            for piece in _pieces(len(ids) if collection is not None else 0, self._batch_size):
-                answer = collection.get(ids=list(ids[piece]), include=["embeddings"])
+            while collection is not None and done < len(ids):
+                piece = list(ids[done : done + self._vectors_at_once(partition)])
+                done += len(piece)
+                with chroma_server.expecting_vectors(len(piece), self._dimensions.get(partition, _WIDEST)):
+                    answer = collection.get(ids=piece, include=["embeddings"])
                 if answer["ids"]:
-                    found_ids.extend(answer["ids"])
-                    found.append(np.asarray(answer["embeddings"], dtype=np.float32))
-        return found_ids, np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
+                    matrix = np.asarray(answer["embeddings"], dtype=np.float32)
+                    wanted = set(piece)
+                    rows = zip(answer["ids"], matrix, strict=True)
+                    found.update((chunk_id, row) for chunk_id, row in rows if chunk_id in wanted)
+                    self._dimensions.setdefault(partition, matrix.shape[1])
+            return list(found), np.stack(list(found.values())) if found else np.empty((0, 0), dtype=np.float32)
+
+    def _vectors_at_once(self, partition: Partition) -> int:
+        """How many vectors are asked for at once; a server's are parsed at one go."""
+        if not self._remote:
+            return self._batch_size
+        return max(1, min(self._batch_size, _NUMBERS_AT_ONCE // self._dimensions.get(partition, _WIDEST)))
 
     def close(self) -> None:
         """Release files and connections."""
@@ -167,9 +187,12 @@ class ChromaVectorIndex:
         with self._lock:
             self._collections.pop(partition, None)
 
+    def _translated(self) -> AbstractContextManager[None]:
+        return _translated(remote=self._remote)
+
     @contextmanager
     def _using(self, partition: Partition) -> Iterator[None]:
-        with _translated():
+        with self._translated():
             try:
                 yield
             except chromadb.errors.NotFoundError as error:
@@ -205,21 +228,43 @@ def _unavailable() -> Unavailable:
     return Unavailable("the vector index did not answer")
 
 
+def _batch_size(told: object) -> int:
+    """How many items Chroma takes at once; it is not trusted to be a sensible number."""
+    return min(told, _MOST_AT_ONCE) if isinstance(told, int) and told > 0 else _DEFAULT_AT_ONCE
+
+
+def _hits(ids: Sequence[Any], distances: Sequence[Any]) -> list[tuple[str, float]]:
+    """Ids with their similarities, each once; ValueError or TypeError for what are none."""
+    found: dict[str, float] = {}
+    for chunk_id, distance in zip(ids, distances, strict=True):
+        similarity = 1.0 - float(distance)
+        if not isinstance(chunk_id, str) or not math.isfinite(similarity):
+            raise ValueError("no hit")
+        found.setdefault(chunk_id, similarity)
+    return list(found.items())
+
+
 @contextmanager
-def _translated() -> Iterator[None]:
-    """Turn Chroma's errors into the domain's."""
+def _translated(*, remote: bool) -> Iterator[None]:
+    """Turn Chroma's errors into the domain's.
+
+    Of a server anything may come, and Chroma's client raises whatever that leads to: none of it is a defect of ours.
+    """
     try:
         yield
+    except GroundwireError:
+        raise
     except chromadb.errors.InvalidDimensionException as error:
         raise dimension_mismatch() from error
     except chromadb.errors.InvalidArgumentError as error:
         if "dimension" in str(error):
             raise dimension_mismatch() from error
+        if remote:
+            raise _unavailable() from error
         raise
-    except (httpx.HTTPError, chromadb.errors.InternalError, chromadb.errors.RateLimitError) as error:
+    except (chromadb.errors.InternalError, chromadb.errors.RateLimitError) as error:
         raise _unavailable() from error
     except Exception as error:
-        # A server's answer that names no error of Chroma's (a proxy's 502, say) is raised as a bare Exception.
-        if type(error) is Exception:
+        if remote:
             raise _unavailable() from error
         raise

@@ -17,9 +17,12 @@ from services.corpus.principal import Caller
 from services.embedding.memory import OverlapCrossEncoder
 from services.generation.adapters.extractive import ExtractiveEndpoint
 from services.generation.adapters.memory import ScriptedEndpoint
+from services.generation.adapters.openai import OpenAIEndpoint
+from services.generation.convert import parse_request
 from services.generation.generation import Generator
 from services.generation.ports import AnswerEndpoint
 from services.generation.servicer import GenerationServicer
+from tests.support.fake_http import FakeAnswer, FakeHttpClient
 from tests.support.serving import running_out_of_time
 
 REQUEST = pb.GenerateRequest(
@@ -84,6 +87,34 @@ async def test_a_stream_starts_over_with_the_next_endpoint(tmp_path: Path) -> No
         ("broken", "scripted", False, "down"),
         ("extractive", "extractive", True, ""),
     ]
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"[" * 5_000,
+        b"data: " + b'{"choices": ' * 3_000 + b"\n\n",
+        b'data: {"usage": {"prompt_tokens": 1' + b"0" * 30 + b', "completion_tokens": -7}}\n\n',
+        b'data: {"error": {"type": "\\ud83d", "code": 1' + b"0" * 30 + b"}}\n\n",
+        b'event: \xed\xa0\xbd\ndata: {"choices": [{"delta": {"content": "\\ud83d"}}]}\n\n',
+    ],
+    ids=["deep", "deep-event", "usage", "error", "surrogates"],
+)
+async def test_the_backup_answers_for_an_endpoint_whose_answer_cannot_be_used(tmp_path: Path, wire: bytes) -> None:
+    """(G3)."""
+    client = FakeHttpClient(lambda _content: FakeAnswer(200, [wire]))
+    harmful = OpenAIEndpoint("llm", "http://llm.test/v1", "m", client=client)
+    async with serving(tmp_path, [harmful, extractive()]) as stub:
+        response = await stub.Generate(REQUEST)
+        events = [event async for event in stub.StreamGenerate(REQUEST)]
+        listed = await stub.ListEndpoints(pb.ListEndpointsRequest())
+    assert response.endpoint == "extractive"
+    assert events[-1].final.answer == response.answer == "The garage has 38 parking spaces. [2]"
+    assert response.usage.input_tokens + response.usage.output_tokens < 10_000
+    assert not listed.endpoints[0].healthy
+    assert "unexpectedly" not in listed.endpoints[0].error_message
+    with pytest.raises(Unavailable, match="no endpoint answered"):
+        await Generator([harmful], asyncio.get_running_loop().time).generate(parse_request(REQUEST))
 
 
 @pytest.mark.parametrize("leave", ["cancel", "deadline"])

@@ -148,7 +148,7 @@ _NOTHING = (
     _failing("list", "data that is no object", event(b"[1, 2]"), _UNREADABLE),
     _failing("plain-error", "`Internal Server Error` in the middle of the stream", deltas(_CUT) + b"Internal Server Error", _BROKE),
     _failing("many-objects", "an event of more than 5,000 objects", b"data: " + b"{}\ndata: " * 6_000 + b"\n\n", _UNREADABLE),
-    _failing("huge", "an event above 1 MiB", b"data: " + b"x" * 1_100_000, _UNREADABLE),
+    _failing("huge", "an event above 256 KiB", b"data: " + b"x" * 300_000, _UNREADABLE),
 )  # fmt: skip
 
 _PARTS = [{"type": "text", "text": "The fee is 42 euros"}, {"type": "text", "text": " a month [1]."}]

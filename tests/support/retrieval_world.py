@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -15,7 +16,7 @@ from services.corpus.terms import analyze
 from services.embedding.memory import HashingEmbedder
 from services.embedding.ports import CrossEncoder, Embedder
 from services.retrieval.economy import no_pressure
-from services.retrieval.ports import Catalog, NamedStore, Pressure
+from services.retrieval.ports import Catalog, Clock, NamedStore, Pressure
 from services.retrieval.retrieval import RetrievalPolicy, Retriever
 from services.vectorstores.memory import MemoryVectorStore
 from services.vectorstores.ports import (
@@ -124,6 +125,7 @@ class World:
         policy: RetrievalPolicy | None = None,
         catalog: Catalog | None = None,
         pressure: Pressure = no_pressure,
+        clock: Clock = time.monotonic,
     ) -> Retriever:
         """A retriever over all stores."""
         return Retriever(
@@ -133,6 +135,7 @@ class World:
             cross_encoder=cross_encoder,
             policy=policy,
             pressure=pressure,
+            clock=clock,
         )
 
     async def collection(self, name: str = DEFAULT_COLLECTION, *, model: str | None = None) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from groundwire.generation.v1 import generation_service_pb2 as pb
 from services.corpus.coverage import Notice
+from services.corpus.errors import Unavailable
 from services.generation.adapters.memory import ScriptedEndpoint, Step
 from services.generation.adapters.openai_request import Parameters
 from services.generation.completions.answer import AnswerFilter
@@ -26,7 +27,7 @@ from services.generation.grounding import cite, claims
 from services.generation.ports import Draft, NoAnswer, Usage
 from services.resilience.breaker import BreakerState
 from services.resilience.endpoints import Role
-from tests.support.completions import PASSAGES, Shape, delta
+from tests.support.completions import ANSWER, PASSAGES, Shape, delta
 from tests.support.endpoint_shapes import GROUPS
 
 HALF = "\ud83d"
@@ -104,7 +105,7 @@ def test_little_is_held_back_so_that_work_is_linear(text: str) -> None:
 
 def test_an_event_that_comes_in_single_bytes_is_read_in_linear_time() -> None:
     # Were all of it looked at again for every byte, this would be the work of 10^11 bytes.
-    decoder, size = SseDecoder(), 500_000
+    decoder, size = SseDecoder(), 200_000
     events = [event for _ in range(size) for event in decoder.feed(b"x")]
     assert events == []
     assert decoder.feed(b"\n\n") == []
@@ -121,9 +122,41 @@ def test_messages_are_compared_with_the_text_so_far_within_bounds() -> None:
 
 
 def test_an_event_has_a_bounded_number_of_objects() -> None:
-    assert len(read_objects("{}\n" * 5_000)) == 5_000
+    assert len(list(read_objects("{}\n" * 5_000))) == 5_000
     with pytest.raises(Unreadable):
-        read_objects("{}\n" * 5_001)
+        list(read_objects("{}\n" * 5_001))
+
+
+def test_objects_of_an_event_are_read_one_after_the_other() -> None:
+    """So that a server that does not stream, and sends one object a line, holds up nobody."""
+    completion = Completion(PASSAGES, 1000)
+    body = "\n".join(json.dumps({"choices": [{"delta": {"content": f"{word} "}}]}) for word in ANSWER.split())
+    steps = completion.steps(Event(body + "\nno JSON", whole=True))
+    assert [next(steps).strip() for _ in ANSWER.split()][-1].endswith("[1].")
+    with pytest.raises(Unavailable):
+        next(steps)
+
+
+def test_a_long_text_is_read_in_steps_with_the_same_result() -> None:
+    """(G2): so that other work may run between them."""
+    text = "The fee is 42 euros a month [1]. " * 1_000
+    event = Event(json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}), whole=True)
+    slow, fast = Completion(PASSAGES, 8_192), Completion(PASSAGES, 8_192)
+    steps = list(slow.steps(event))
+    assert len(steps) > 8
+    assert max(map(len, steps)) < 5_000
+    assert "".join(steps) == fast.feed(event)
+    assert slow.done
+    assert slow.finish() == fast.finish()
+
+
+def test_a_completion_has_a_bounded_number_of_events() -> None:
+    """(G2): signs of life are events, too."""
+    completion = Completion(PASSAGES, 10)
+    for _ in range(50_000 + 4 * 10):
+        completion.feed(Event(""))
+    with pytest.raises(Unavailable, match="without an end"):
+        completion.feed(Event(""))
 
 
 def test_a_long_answer_is_cited_in_linear_time() -> None:

@@ -109,6 +109,13 @@ async def test_another_dimension_is_a_configuration_error(row: object) -> None:
         _answer([0.0] * DIMENSION),
         _answer([float("nan")] * DIMENSION),
         _answer([10**400] * DIMENSION),
+        _answer([1e308] * DIMENSION),
+        # Deeper than a parser goes, as a whole and in the place of a vector (G4).
+        Reply(body=b"[" * 5_000),
+        Reply(body=b'{"data": [{"index": 0, "embedding": ' + b"[" * 3_000 + b"]" * 3_000 + b"}]}"),
+        Reply(body=b'{"data": [{"index": 0, "embedding": "\\ud83d"}]}'),
+        Reply(body={"data": [{"index": [], "embedding": [1.0] * DIMENSION}]}),
+        Reply(body={"data": [[]] * 20_000}),
     ],
 )
 async def test_an_answer_that_is_no_embedding_is_unavailable(reply: Reply) -> None:
@@ -149,7 +156,7 @@ async def test_a_refused_short_text_is_not_sent_again() -> None:
 
 def test_the_key_is_never_printed() -> None:
     embedder = OpenAIEmbedder("http://127.0.0.1:1/v1", MODEL, api_key=KEY)
-    shown = f"{embedder!r} {embedder} {vars(embedder)!r} {embedder._client.headers!r}"
+    shown = f"{embedder!r} {embedder} {vars(embedder)!r} {vars(embedder._client)!r}"
     assert KEY not in shown
 
 

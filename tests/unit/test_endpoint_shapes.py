@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import httpx
 import pytest
 
 from services.generation.adapters.memory import ScriptedEndpoint
@@ -21,6 +20,7 @@ from services.resilience.endpoints import Role
 from tests import check_endpoints_page
 from tests.support.completions import PASSAGES, THOUGHTS, Shape, Status
 from tests.support.endpoint_shapes import GROUPS
+from tests.support.fake_http import FakeAnswer, FakeHttpClient
 
 BACKUP = "It is in the list. [1]"
 SHAPES = {check_endpoints_page.shape_id(group, shape): shape for group, shapes in GROUPS.items() for shape in shapes}
@@ -48,29 +48,19 @@ class World:
             "m",
             parameters=parameters,
             opened=opened,
-            transport=httpx.MockTransport(self.reply),
+            client=FakeHttpClient(self.reply),
         )
         backup = ScriptedEndpoint("backup", [BACKUP, Draft(BACKUP, (Citation("[1]", "p1", 0, 7),), 1.0)])
         policy = BalancingPolicy(roles={"llm": Role.PRIMARY, "backup": Role.BACKUP})
         self.generator = Generator([self.endpoint, backup], lambda: 0.0, policy=policy)
 
-    def reply(self, request: httpx.Request) -> httpx.Response:
-        body: Mapping[str, Any] = json.loads(request.content)
+    def reply(self, content: bytes) -> FakeAnswer:
+        body: Mapping[str, Any] = json.loads(content)
         self.bodies.append(dict(body))
         wire = self.shape.wire(body) if callable(self.shape.wire) else self.shape.wire
-        answer = (
-            wire
-            if isinstance(wire, Status)
-            else Status(200, wire if isinstance(wire, bytes) else b"", "text/event-stream")
-        )
-        headers = {"content-type": answer.content_type}
-        return httpx.Response(answer.status, headers=headers, content=self._pieces(answer))
-
-    async def _pieces(self, answer: Status) -> AsyncIterator[bytes]:
-        for start in range(0, len(answer.body), self.size):
-            yield answer.body[start : start + self.size]
-        if answer.breaks:
-            raise httpx.ReadError("reset by peer")
+        answer = wire if isinstance(wire, Status) else Status(200, wire if isinstance(wire, bytes) else b"")
+        pieces = [answer.body[start : start + self.size] for start in range(0, len(answer.body), self.size)]
+        return FakeAnswer(answer.status, pieces, answer.breaks)
 
     async def ask(self) -> GenerationResult:
         shown = ""

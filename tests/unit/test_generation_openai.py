@@ -15,7 +15,7 @@ from services.generation import assembly
 from services.generation.adapters.openai import OpenAIEndpoint
 from services.generation.grounding import SENTINEL
 from services.generation.ports import ABSTENTION, Draft, Passage, Unreached, Usage
-from services.generation.settings import EndpointOptions
+from services.generation.settings import EndpointOptions, GenerationOptions
 from tests.support.generation_server import DONE, Reply, chat_server, chunk, completion
 
 PASSAGES = (Passage("p1", "Parking", "The garage has 38 spaces.", 0.9),)
@@ -72,7 +72,7 @@ async def test_settings_say_which_parameters_are_sent() -> None:
     )
     async with chat_server() as server:
         encoder = OverlapCrossEncoder()
-        endpoint = assembly._endpoint(options.model_copy(update={"url": server.base_url}), encoder, 20.0)
+        endpoint = assembly._endpoint(options.model_copy(update={"url": server.base_url}), encoder, GenerationOptions())
         assert isinstance(endpoint, OpenAIEndpoint)
         await pieces(endpoint, max_tokens=77)
         await endpoint.close()
@@ -255,7 +255,7 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
     async with chat_server() as server:
         address = server.base_url
     endpoint = OpenAIEndpoint("llm", address, "m", api_key=KEY)
-    with pytest.raises(Unreached, match="connection"):
+    with pytest.raises(Unreached, match="could not be reached"):
         await pieces(endpoint)
     await endpoint.close()
 

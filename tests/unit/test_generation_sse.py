@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.generation.completions.sse import MAX_EVENT_BYTES, Event, EventTooLarge, SseDecoder
+from services.generation.completions.sse import MAX_EVENT_BYTES, MAX_LINES, Event, EventTooLarge, SseDecoder
 
 
 @pytest.mark.parametrize(
@@ -68,5 +68,14 @@ def test_an_event_without_end_is_refused(line: bytes) -> None:
     decoder = SseDecoder()
     decoder.feed(line)
     decoder.feed(line[:-8])
+    with pytest.raises(EventTooLarge):
+        decoder.feed(line)
+
+
+@pytest.mark.parametrize("line", [b"\n", b": ping\n", b"retry: 5\r\n"])
+def test_a_stream_of_lines_without_end_is_refused(line: bytes) -> None:
+    """(G2)."""
+    decoder = SseDecoder()
+    assert decoder.feed(line * MAX_LINES) == []
     with pytest.raises(EventTooLarge):
         decoder.feed(line)

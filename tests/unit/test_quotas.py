@@ -54,6 +54,20 @@ def test_tokens_are_charged_afterwards_and_a_debt_is_paid_with_time() -> None:
     quotas.admit("acme")
 
 
+def test_a_debt_is_paid_within_an_hour_whatever_an_endpoint_counted() -> None:
+    """(G5)."""
+    clock = Clock()
+    quotas = Quotas(clock, Quota(tokens_per_second=10.0, token_burst=100.0))
+    for _ in range(3):
+        quotas.charge("acme", 10**30)
+    assert refused(quotas, "acme").retry_after == pytest.approx(3600.0)
+    quotas.admit("globex")
+    clock.now += 3599.0
+    refused(quotas, "acme")
+    clock.now += 1.0
+    quotas.admit("acme")
+
+
 def test_a_refused_call_costs_no_request() -> None:
     clock = Clock()
     quotas = Quotas(clock, Quota(requests_per_second=1.0, request_burst=1.0, tokens_per_second=1.0, token_burst=1.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from itertools import count
 
@@ -10,10 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from interceptors import current
 from services.catalog.memory import MemoryCatalog
 from services.corpus.coverage import StoreState
 from services.corpus.document import Document
-from services.corpus.errors import FailedPrecondition, InvalidRequest, NotFound, Unavailable
+from services.corpus.errors import (
+    FailedPrecondition,
+    GroundwireError,
+    InvalidRequest,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from services.corpus.filter import Equals
 from services.corpus.principal import Access, Caller
 from services.embedding.memory import HashingEmbedder, OverlapCrossEncoder
@@ -493,18 +502,76 @@ async def test_a_text_comes_from_another_store_when_the_first_fails_or_holds_dam
         await mute.retriever().retrieve(ALICE, RetrieveQuery("alpha", stores=("silent",)))
 
 
-async def test_without_the_embedder_words_still_find_and_meaning_alone_is_unavailable() -> None:
-    class Down(HashingEmbedder):
-        async def embed_query(self, text: str) -> NDArray[np.float32]:
-            raise Unavailable("the model did not answer")
+class FailingEmbedder(HashingEmbedder):
+    """Raises ``error`` for questions, or says nothing while that is None; counts how often it is asked."""
 
-    world = World(embedder=Down(64))
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__(64)
+        self.error = error
+        self.asked = 0
+
+    async def embed_query(self, text: str) -> NDArray[np.float32]:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("the model did not answer"),
+        FailedPrecondition("the key is refused"),
+        ResourceExhausted("too many"),
+        RecursionError(),
+        ValueError("any other defect"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_without_the_embedder_words_still_find_and_meaning_alone_fails(error: Exception) -> None:
+    """(G4)."""
+    world = World(embedder=FailingEmbedder(error))
     await world.add("a", "alpha")
     result = await world.retriever().retrieve(ALICE, RetrieveQuery("alpha"))
     assert found(result) == ["a"]
     assert codes(result) == ["DENSE_SKIPPED"]
-    with pytest.raises(Unavailable):
+    with pytest.raises(type(error) if isinstance(error, GroundwireError) else Unavailable):
         await world.retriever().retrieve(ALICE, RetrieveQuery("alpha", mode=RetrievalMode.DENSE))
+
+
+async def test_a_silent_embedder_is_waited_for_as_long_as_is_set_and_then_left_alone() -> None:
+    """(G4)."""
+    embedder = FailingEmbedder(None)
+    now = 0.0
+    world = World(embedder=embedder)
+    await world.add("a", "alpha")
+    retriever = world.retriever(policy=RetrievalPolicy(embed_timeout=0.01), clock=lambda: now)
+    for _ in range(10):
+        result = await retriever.retrieve(ALICE, RetrieveQuery("alpha"))
+        assert (found(result), codes(result)) == (["a"], ["DENSE_SKIPPED"])
+    assert embedder.asked == 3
+    now += 60
+    embedder.error = Unavailable("still not")
+    await retriever.retrieve(ALICE, RetrieveQuery("alpha"))
+    assert embedder.asked == 4
+
+
+async def test_a_caller_in_a_hurry_leaves_half_of_the_time_to_the_search_by_words() -> None:
+    """(G4)."""
+    embedder = FailingEmbedder(None)
+    world = World(embedder=embedder)
+    await world.add("a", "alpha")
+    retriever = world.retriever(policy=RetrievalPolicy(embed_timeout=600))
+    for _ in range(5):
+        token = current.deadline.set(time.monotonic() + 0.02)
+        result = await retriever.retrieve(ALICE, RetrieveQuery("alpha"))
+        current.deadline.reset(token)
+        assert (found(result), codes(result)) == (["a"], ["DENSE_SKIPPED"])
+    # Their hurry is not held against the model.
+    asked, embedder.error = embedder.asked, Unavailable("down")
+    await retriever.retrieve(ALICE, RetrieveQuery("alpha"))
+    assert embedder.asked == asked + 1
 
 
 # --- reranking ------------------------------------------------------------------------------------------------------
@@ -565,6 +632,26 @@ async def test_a_reranker_that_fails_hangs_or_is_missing_costs_the_order_and_is_
         result = await world.retriever(cross_encoder=encoder, policy=policy).retrieve(ALICE, request)
         assert result.passages == plain.passages
         assert codes(result) == ["RERANK_SKIPPED"]
+
+
+async def test_a_caller_in_a_hurry_leaves_the_reranker_half_of_the_time() -> None:
+    """(G4)."""
+
+    class Hanging(OverlapCrossEncoder):
+        async def score(
+            self, question: str, passages: Sequence[str], *, budget: float | None = None
+        ) -> list[float | None]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    world = await _three()
+    retriever = world.retriever(policy=RetrievalPolicy(rerank=RerankPolicy(budget=600)), cross_encoder=Hanging())
+    token = current.deadline.set(time.monotonic() + 0.5)
+    request = RetrieveQuery("second class train ticket", rerank=RerankMode.ON, mode=RetrievalMode.LEXICAL)
+    result = await retriever.retrieve(ALICE, request)
+    current.deadline.reset(token)
+    assert codes(result) == ["RERANK_SKIPPED"]
+    assert found(result)
 
 
 async def test_a_spent_budget_reranks_in_part() -> None:

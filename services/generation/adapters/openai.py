@@ -8,6 +8,7 @@ judgement about the answer. docs/endpoints.md lists every shape that is known.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -15,22 +16,24 @@ from contextlib import aclosing, contextmanager
 from http import HTTPStatus
 from typing import Any
 
-import httpx
-
 from services.corpus.errors import FailedPrecondition, GroundwireError, ResourceExhausted, Unavailable
 from services.embedding.ports import CrossEncoder
 from services.generation.adapters.openai_request import Parameters
-from services.generation.completions.chunks import is_object
-from services.generation.completions.completion import DONE, Completion, Ended
+from services.generation.completions.completion import Completion, Ended
 from services.generation.completions.parameters import refused_parameter
-from services.generation.completions.sse import MAX_EVENT_BYTES, Event, EventTooLarge, SseDecoder
+from services.generation.completions.sse import Event, EventTooLarge, SseDecoder
 from services.generation.grounding import cite, claims, messages
 from services.generation.ports import Draft, Passage, Unreached, Usage, abstention
+from services.http.client import Answer, HttpClient
+from services.http.limits import KIB, MIB, Broken, HttpProblem, Limits, NotConnected
+from services.http.pauses import Pauses
 
 _MOST_CLAIMS = 8  # of an answer that are checked by the cross-encoder
 _MOST_RETRY_AFTER = 300.0
 _DISCLAIMED = 0.5  # what is left of the confidence in an answer that its own model also says is not in the sources
-_MOST_ERROR_BYTES = 65_536
+_MOST_ERROR_BYTES = 16 * KIB
+_MOST_BODY_BYTES = MIB  # of an answer that is not streamed
+_MOST_STREAM_BYTES = 16 * MIB
 _MOST_TRIES = 6  # of one question, each without one more parameter
 _JSON_BEGINS = (bytearray(b"{"), bytearray(b"["))
 _BEFORE_JSON = b"\xef\xbb\xbf \t\r\n"
@@ -43,13 +46,12 @@ _log = logging.getLogger(__name__)
 class OpenAIEndpoint:
     """Answers by a language model behind ``{base_url}/chat/completions``.
 
-    ``timeout`` is seconds without a byte, ``connect_timeout`` seconds to connect. With a ``support`` cross-encoder
+    ``timeout`` is seconds without a byte, ``total`` seconds of waiting in all, ``connect_timeout`` seconds to connect. With a ``support`` cross-encoder
     (not closed with the endpoint) the confidence is how well each claim is supported by what it cites, without one
     how many of its words are. ``parameters`` are sent until the server refuses one: then it is left out, or renamed,
     and that is kept once it helped. ``opened`` tells that the model's chat template opens its thoughts, so that all
-    text up to their end belongs to them; without it that is found out by the first such answer. ``transport`` stands in
-    for the network in tests. No proxy or other setting is taken from the environment. The API key is kept in the client's
-    headers alone, and never shown.
+    text up to their end belongs to them; without it that is found out by the first such answer. ``client`` stands in
+    for the network in tests. The API key is kept in the client's headers alone, and never shown.
     """
 
     def __init__(
@@ -60,11 +62,12 @@ class OpenAIEndpoint:
         *,
         api_key: str | None = None,
         timeout: float = 60.0,
+        total: float = 600.0,
         connect_timeout: float = 5.0,
         support: CrossEncoder | None = None,
         parameters: Parameters | None = None,
         opened: bool = False,
-        transport: httpx.AsyncBaseTransport | None = None,
+        client: HttpClient | None = None,
     ) -> None:
         if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key):
             # Checked here because the HTTP library would show the value in its error.
@@ -75,12 +78,8 @@ class OpenAIEndpoint:
         self._parameters = parameters or Parameters()
         self._opened: bool | None = opened
         self._url = f"{base_url.rstrip('/')}/chat/completions"
-        self._client = httpx.AsyncClient(
-            headers={"authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(timeout, connect=connect_timeout),
-            transport=transport,
-            trust_env=False,
-        )
+        limits = Limits(body=_MOST_STREAM_BYTES, total=total, idle=timeout, connect=connect_timeout)
+        self._client = client or HttpClient(limits, headers={"authorization": f"Bearer {api_key}"} if api_key else {})
 
     @property
     def name(self) -> str:
@@ -109,17 +108,20 @@ class OpenAIEndpoint:
         chat = messages(question, passages)
         prompt = sum(len(message["content"].encode("utf-8", "replace")) for message in chat)
         completion = Completion(passages, max_tokens, prompt=prompt, opened=self._opened)
+        pauses = Pauses()
         try:
             with _explained():
                 async with aclosing(self._events(chat, max_tokens)) as events:
                     async for event in events:
-                        # Empty while a piece is held back: a sign of life.
-                        yield completion.feed(event)
+                        for shown in completion.steps(event):
+                            # Empty while a piece is held back: a sign of life.
+                            yield shown
+                            await pauses.pause()
                         if completion.done:
                             break
         except Unavailable as error:
             # A connection that breaks behind the end takes nothing away.
-            if not (completion.complete and isinstance(error.__cause__, httpx.HTTPError)):
+            if not (completion.complete and isinstance(error.__cause__, HttpProblem)):
                 raise
         ended = completion.finish()
         if self._opened is not True:
@@ -136,18 +138,20 @@ class OpenAIEndpoint:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def _events(self, chat: list[dict[str, str]], max_tokens: int) -> AsyncGenerator[Event, None]:
         """The events of a completion; raise when the server refuses it. A refused parameter is left out, once."""
         parameters = self._parameters
         for number in range(_MOST_TRIES):
             body = parameters.body(self._model, chat, max_tokens)
-            async with self._client.stream("POST", self._url, json=body) as response:
-                if response.status_code == HTTPStatus.OK:
+            content = json.dumps(body, ensure_ascii=False).encode()
+            async with self._client.call("POST", self._url, content=content) as response:
+                if response.status == HTTPStatus.OK:
                     self._keep(parameters)
-                    async for event in _events_of(response):
-                        yield event
+                    async with aclosing(_events_of(response)) as events:
+                        async for event in events:
+                            yield event
                     return
                 refused = await _refused_parameter(response, body)
                 fitted = parameters.without(refused) if refused and number + 1 < _MOST_TRIES else None
@@ -187,69 +191,65 @@ class OpenAIEndpoint:
         return sum(supports) / len(supports) if supports else 0.0
 
 
-async def _events_of(response: httpx.Response) -> AsyncGenerator[Event, None]:
+async def _events_of(response: Answer) -> AsyncGenerator[Event, None]:
     """The events of a stream, or a body of JSON as one event: some servers do not stream, asked or not."""
     decoder = SseDecoder()
     head: bytearray | None = bytearray()
     body = bytearray()
     whole = False
-    async for data in response.aiter_bytes():
-        piece = data
-        if head is not None:
-            head += data
-            begun = head.lstrip(_BEFORE_JSON)
-            if not begun and len(head) <= _LONGEST_HEAD:
+    async with aclosing(response.pieces()) as pieces:
+        async for data in pieces:
+            piece = data
+            if head is not None:
+                head += data
+                begun = head.lstrip(_BEFORE_JSON)
+                if not begun and len(head) <= _LONGEST_HEAD:
+                    continue
+                piece, head, whole = bytes(head), None, begun[:1] in _JSON_BEGINS
+            if not whole:
+                for event in decoder.feed(piece):
+                    yield event
                 continue
-            piece, head, whole = bytes(head), None, begun[:1] in _JSON_BEGINS
-        if not whole:
-            for event in decoder.feed(piece):
-                yield event
-            continue
-        body += piece
-        if len(body) > MAX_EVENT_BYTES:
-            raise EventTooLarge("an answer is too large")
-        yield Event("")  # a sign of life
+            body += piece
+            if len(body) > _MOST_BODY_BYTES:
+                raise EventTooLarge("an answer is too large")
+            yield Event("")  # a sign of life
     if whole:
-        text = body.decode("utf-8-sig", "replace")
-        yield Event(text)
-        if is_object(text):
-            # It came whole, so that it is complete like a stream with this at its end.
-            yield Event(DONE)
+        yield Event(body.decode("utf-8-sig", "replace"), whole=True)
     for event in decoder.finish():
         yield event
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """What the HTTP library raises, as errors of the domain."""
+    """What became of a call, as errors of the domain."""
     try:
         yield
-    except httpx.ConnectTimeout as error:
-        raise Unreached("the endpoint did not answer in time") from error
-    except httpx.ConnectError as error:
-        raise Unreached("the connection to the endpoint failed") from error
-    except httpx.TimeoutException as error:
-        raise Unavailable("the endpoint did not answer in time") from error
-    except httpx.HTTPError as error:
+    except NotConnected as error:
+        raise Unreached(f"the endpoint {error.words}") from error
+    except Broken as error:
         raise Unavailable("the connection to the endpoint failed") from error
+    except HttpProblem as error:
+        raise Unavailable(f"the endpoint {error.words}") from error
     except EventTooLarge as error:
         raise Unavailable("the endpoint's answer could not be read") from error
 
 
-async def _refused_parameter(response: httpx.Response, body: dict[str, Any]) -> str | None:
-    if response.status_code < HTTPStatus.BAD_REQUEST or response.status_code in _NOT_ABOUT_PARAMETERS:
+async def _refused_parameter(response: Answer, body: dict[str, Any]) -> str | None:
+    if response.status < HTTPStatus.BAD_REQUEST or response.status in _NOT_ABOUT_PARAMETERS:
         return None
     read = bytearray()
-    async for data in response.aiter_bytes():
-        read += data
-        if len(read) > _MOST_ERROR_BYTES:
-            break
+    async with aclosing(response.pieces()) as pieces:
+        async for data in pieces:
+            read += data
+            if len(read) > _MOST_ERROR_BYTES:
+                break
     return refused_parameter(read[:_MOST_ERROR_BYTES].decode("utf-8", "replace"), set(body))
 
 
-def _refusal(response: httpx.Response, parameter: str) -> GroundwireError:
+def _refusal(response: Answer, parameter: str) -> GroundwireError:
     """The error for a status other than 200; the body is not shown: it may repeat the question or the key."""
-    status = response.status_code
+    status = response.status
     if parameter:
         return FailedPrecondition(f"the endpoint refuses (HTTP status {status}) the parameter {parameter}")
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -265,7 +265,7 @@ def _refusal(response: httpx.Response, parameter: str) -> GroundwireError:
     )
 
 
-def _retry_after(response: httpx.Response, default: float = 1.0) -> float:
+def _retry_after(response: Answer, default: float = 1.0) -> float:
     """Seconds to wait; the date form of the header is not worth a clock here."""
-    value = response.headers.get("retry-after", "")
+    value = response.header("retry-after")
     return min(float(value), _MOST_RETRY_AFTER) if value.isascii() and value.isdigit() else default

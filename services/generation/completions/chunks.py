@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from services.generation.completions.ending import Finish, read_finish
+from services.http.json_values import BadJson, read_json
 
 _MOST_TOKENS = 10_000_000  # what is above is no count
 _MOST_OBJECTS = 5_000  # in one event
-_MOST_DIGITS = 18  # of an integer; Python refuses to read those of thousands of digits
+_FREE_VALUES, _BYTES_PER_VALUE = 10_000, 16  # of JSON; commas in a text count as values
 _ERROR_KEYS = ("errors", "detail", "msg", "error_message", "error_msg", "error_code")
 # Words that are safe to show: others might repeat the question or the key.
 _SAFE_WORDS = frozenset(
@@ -77,43 +78,42 @@ class Chunk:
     written: int | None = None
 
 
-def read_objects(data: str) -> list[dict[str, Any]]:
-    """The JSON objects in ``data``: one, or one a line. ``null`` and blank lines say nothing.
+def read_objects(data: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in ``data``: one, or one a line, each read when it is asked for. ``null`` and blank lines say nothing.
 
-    Raises Unreadable for anything else, and for more objects than are read without a pause.
+    Raises Unreadable for anything else, for more objects than an event has, and for JSON that takes long to read.
     """
     if not data.strip():
-        return []
+        return
     try:
-        values = [_loads(data)]
-    except (ValueError, RecursionError) as error:
+        yield from _object_in(data)
+    except BadJson as error:
         lines = [line for line in data.split("\n") if line.strip()]
         if not 2 <= len(lines) <= _MOST_OBJECTS:
             raise Unreadable("not JSON") from error
-        return [found for line in lines if line.strip() != "[DONE]" for found in read_objects(line)]
-    if not all(value is None or isinstance(value, dict) for value in values):
+        yield from _objects_in(lines)
+
+
+def _objects_in(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if line.strip() != "[DONE]":
+            try:
+                yield from _object_in(line)
+            except BadJson as error:
+                raise Unreadable("not JSON") from error
+
+
+def _object_in(data: str) -> list[dict[str, Any]]:
+    value = read_json(data, values=_FREE_VALUES + len(data) // _BYTES_PER_VALUE)
+    if value is None:
+        return []
+    if not isinstance(value, dict):
         raise Unreadable("no object")
-    return [value for value in values if value is not None]
-
-
-def _loads(data: str) -> Any:
-    return json.loads(data, parse_int=_integer)
-
-
-def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _MOST_DIGITS else float(digits)
-
-
-def is_object(data: str) -> bool:
-    """Whether ``data`` is one whole JSON object."""
-    try:
-        return isinstance(_loads(data), dict)
-    except (ValueError, RecursionError):
-        return False
+    return [value]
 
 
 def read_chunk(document: Mapping[str, Any], event: str = "") -> Chunk:
-    """Read one object; ``event`` is the type of the event that it came with."""
+    """Read one object; ``event`` is the type of the event that it came with. Unreadable for what is nested too deep."""
     error = _error(document, event)
     if error is not None:
         return Chunk(error=error)
@@ -189,8 +189,15 @@ def _content(value: object) -> tuple[str, int, bool]:
             elif kind == "refusal":
                 refused = True
             else:
-                thought += _size(json.dumps(part, ensure_ascii=False))
+                thought += _thought_size(part)
     return "".join(texts), thought, refused
+
+
+def _thought_size(part: Mapping[str, Any]) -> int:
+    try:
+        return _size(json.dumps(part, ensure_ascii=False))
+    except RecursionError as error:
+        raise Unreadable("nested too deep") from error
 
 
 # --- usage ----------------------------------------------------------------------------------------------------------

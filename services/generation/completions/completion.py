@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from services.corpus.coverage import Notice
@@ -26,8 +26,13 @@ UNCONFIRMED = Notice("ANSWER_END_UNCONFIRMED", "the endpoint did not say whether
 _NO_NOTICES: tuple[Notice, ...] = ()
 DONE = "[DONE]"
 _BYTES_PER_TOKEN = 4  # of English text, where a server does not count
+_MOST_ADDED = 1_000  # tokens that a server's template, or its gateway, adds to what is sent, or to what it writes
+_MOST_EVENTS = 50_000  # beside those of the answer: thoughts, and signs of life
+_EVENTS_PER_TOKEN = 4
 _LONGEST_TOKEN = 16  # characters that a token has at most, on average over an answer
 _MOST_CHARACTERS = 4_000_000  # of all that a server may write, thoughts included
+_STEP = 4_096  # characters that are read at one go
+_LONGEST_COMPARED = 65_536  # characters of a message that has other thoughts
 _MOST_COMPARED = 16_000_000  # characters, of all comparisons of messages with the answer so far
 _WORDS = re.compile(r"[^\W_]")
 _MARKERS = re.compile(r"\[\d{1,2}\]", re.ASCII)
@@ -75,6 +80,8 @@ class Completion:
         self._shown = False  # some of it was returned
         self._void = False  # what was returned is not how the answer begins
         self._left = max_tokens * _LONGEST_TOKEN + 1000
+        self._max_tokens = max_tokens
+        self._events_left = _MOST_EVENTS + max_tokens * _EVENTS_PER_TOKEN
         self._most = _MOST_CHARACTERS
         self._prompt = prompt
         self._raw: list[str] = []
@@ -101,18 +108,28 @@ class Completion:
 
     def feed(self, event: Event) -> str:
         """Return what ``event`` makes safe to show; ``done`` is set by the event that ends the stream."""
+        return "".join(self.steps(event))
+
+    def steps(self, event: Event) -> Iterator[str]:
+        """The same in steps, each of one object, and of a few thousand characters: none of them takes long."""
+        self._events_left -= 1
+        if self._events_left < 0:
+            raise Unavailable("the endpoint writes without an end")
         if event.data.strip().upper() == DONE and event.name.casefold() != "error":
             self.done = True
-            return ""
+            return
+        number = 0
         try:
-            objects = read_objects(event.data)
+            for number, found in enumerate(read_objects(event.data), 1):  # noqa: B007 - how many there were
+                yield from self._take(read_chunk(found, event.name))
         except Unreadable as error:
             if event.name.casefold() == "error":
                 raise _reported("") from error
             raise Unavailable("the endpoint's answer could not be read") from error
-        if not objects and event.name.casefold() == "error":
+        if not number and event.name.casefold() == "error":
             raise _reported("")
-        return "".join(self._take(read_chunk(each, event.name)) for each in objects)
+        # It came whole, so that it is complete like a stream with [DONE] at its end.
+        self.done = self.done or (event.whole and number == 1)
 
     def finish(self) -> Ended:
         """Read the end of the stream, which broke off unless the server said that it is complete."""
@@ -135,13 +152,14 @@ class Completion:
             disclaimed=self._answer.disclaimed,
             rest=None if shown_in_part else rest + last,
             notices=notices,
-            read=self._read or _estimate(self._prompt),
-            written=self._written or _estimate(self._bytes),
+            # A token has a byte at least, of what was sent or what came; or it was a thought that was not sent.
+            read=min(self._read or _estimate(self._prompt), self._prompt + _MOST_ADDED),
+            written=min(self._written or _estimate(self._bytes), max(self._bytes, self._max_tokens) + _MOST_ADDED),
         )
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
-    def _take(self, chunk: Chunk) -> str:
+    def _take(self, chunk: Chunk) -> Iterator[str]:
         if chunk.error is not None:
             raise _reported(chunk.error)
         self._events += 1
@@ -158,14 +176,18 @@ class Completion:
                 self._finish = None
         self._finish = later_finish(self._finish, chunk.finish)
         if not text:
-            return ""
+            yield ""  # a sign of life
+            return
         self._raw.append(text)
         self._most -= len(text)
         if self._most < 0:
             raise Unavailable("the endpoint writes without an end")
         text = self._joiner.feed(text)
         self._bytes += len(text.encode())
-        return self._show(self._thinking.feed(text))
+        for start in range(0, len(text), _STEP):
+            yield self._show(self._thinking.feed(text[start : start + _STEP]))
+            if self.done:
+                return
 
     def _news(self, text: str) -> str:
         """What of a message was not written yet: some servers repeat all of the text so far, in each chunk or the last."""
@@ -184,7 +206,7 @@ class Completion:
 
     def _news_without_thoughts(self, text: str) -> str:
         """The same for a message that has other thoughts before the answer than what was written, or none."""
-        if self._compared > _MOST_COMPARED:
+        if self._compared > _MOST_COMPARED or len(text) > _LONGEST_COMPARED:
             return text
         self._compared += _MOST_CHARACTERS - self._most
         ahead, whole = copy.copy(self._thinking), ThinkingFilter()

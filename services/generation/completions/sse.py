@@ -11,21 +11,28 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-MAX_EVENT_BYTES = 1 << 20
+MAX_EVENT_BYTES = 256 * 1024
+"""Of the data of one event, or of one line."""
+MAX_LINES = 500_000
+"""Of one stream, comments and blank ones included."""
 _BREAK = re.compile(rb"\r\n|\r|\n")
 _BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(ValueError):
-    """An event is longer than ``MAX_EVENT_BYTES``."""
+    """An event is longer than ``MAX_EVENT_BYTES``, or a stream than ``MAX_LINES``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: the lines of its ``data``, joined by line feeds, and its type, "" where it has none."""
+    """One event: the lines of its ``data``, joined by line feeds, and its type, "" where it has none.
+
+    ``whole`` tells that it is the body of an answer that was not streamed.
+    """
 
     data: str
     name: str = ""
+    whole: bool = False
 
 
 class SseDecoder:
@@ -38,6 +45,7 @@ class SseDecoder:
         self._data: list[bytes] = []
         self._size = 0
         self._name = b""
+        self._lines = 0
 
     def feed(self, piece: bytes) -> list[Event]:
         """Return the events that ``piece`` completes; raise EventTooLarge for one that never ends.
@@ -55,8 +63,7 @@ class SseDecoder:
             start = end.end()
             self._end_line(events)
         self._line += piece[start:]
-        if len(self._line) + self._size > MAX_EVENT_BYTES:
-            raise EventTooLarge("an event is too large")
+        self._check()
         return events
 
     def finish(self) -> list[Event]:
@@ -67,7 +74,15 @@ class SseDecoder:
         self._dispatch(events)
         return events
 
+    def _check(self) -> None:
+        if len(self._line) + self._size > MAX_EVENT_BYTES:
+            raise EventTooLarge("an event is too large")
+
     def _end_line(self, events: list[Event]) -> None:
+        self._lines += 1
+        if self._lines > MAX_LINES:
+            raise EventTooLarge("a stream has too many lines")
+        self._check()
         line = bytes(self._line)
         self._line.clear()
         if self._first:

@@ -1,0 +1,1 @@
+"""Calls to HTTP servers outside of the mesh, bounded in bytes, time and work."""
