@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 
-from services.generation.readable import BULLET, HEADING, cells, readable
+from services.generation.readable import BULLET, cells, heading, readable
 
 
 class BlockKind(Enum):
@@ -39,8 +39,9 @@ class Block:
 
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _UNDERLINE = re.compile(r"\s{0,3}(?:={3,}|-{3,})\s*")
-_RULE = re.compile(r"\s*(?:[-*_=]\s*){3,}")
-_ROW_RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*")
+_RULE = re.compile(r"\s*+(?:[-*_=]\s*+){3,}+")
+# Possessive: whitespace that was read is not given back, so that a long line takes time linear in its length.
+_ROW_RULE = re.compile(r"\s*+\|?+\s*+:?+-++:?+\s*+(?:\|\s*+:?+-++:?+\s*+)*+\|?+\s*+")
 _DIGIT = re.compile(r"\d")
 _LONGEST_MARKED = 480  # of a heading or a table's header; longer lines are text
 _LONGEST_PLAIN_HEADING = 80
@@ -83,8 +84,8 @@ class _Reader:
         self._header = None
         if not line.strip() or _RULE.fullmatch(line):
             self._open = False
-        elif len(line) <= _LONGEST_MARKED and (match := HEADING.fullmatch(line)):
-            self._add(BlockKind.HEADING, start, end, level=len(match[1]))
+        elif len(line) <= _LONGEST_MARKED and (found := heading(line)) is not None:
+            self._add(BlockKind.HEADING, start, end, level=found[0])
         elif BULLET.match(line.lstrip()):
             self._add(BlockKind.LIST_ITEM, start, end)
             self._open = True

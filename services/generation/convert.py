@@ -28,13 +28,18 @@ from services.runtime import wire_request
 MAX_PASSAGES = 50
 MAX_PASSAGE_CHARS = 32_768
 MAX_TITLE_CHARS = 1024
+MAX_PASSAGES_CHARS_TOGETHER = 256 * 1024
+"""The most characters of all passages' titles and texts together, unless the settings say otherwise."""
 MAX_ID_CHARS = 512
 DEFAULT_MAX_TOKENS = 1000
 MOST_MAX_TOKENS = 8192
 
 
-def parse_request(request: pb.GenerateRequest) -> GenerationRequest:
-    """Read a request; raise InvalidRequest with every violated field."""
+def parse_request(request: pb.GenerateRequest, most_characters: int = MAX_PASSAGES_CHARS_TOGETHER) -> GenerationRequest:
+    """Read a request; raise InvalidRequest with every violated field.
+
+    ``most_characters`` is the most characters that the titles and texts of all passages may have together.
+    """
     violations = Violations()
     wire_request.check_query(request.query, violations)
     violations.require(len(request.passages) <= MAX_PASSAGES, "passages", f"must be at most {MAX_PASSAGES}")
@@ -42,6 +47,12 @@ def parse_request(request: pb.GenerateRequest) -> GenerationRequest:
     # More than the limit are not looked at: the answer to such a request must not grow with it.
     for index, passage in enumerate(request.passages[:MAX_PASSAGES]):
         _check_passage(passage, f"passages[{index}]", seen, violations)
+    size = sum(len(p.title) + len(p.text) for p in request.passages[:MAX_PASSAGES])
+    violations.require(
+        size <= most_characters,
+        "passages",
+        f"must have at most {most_characters} characters of titles and texts together (generation.max_passages_chars)",
+    )
     max_tokens = wire_request.read_count(
         request.max_tokens, "max_tokens", default=DEFAULT_MAX_TOKENS, most=MOST_MAX_TOKENS, violations=violations
     )

@@ -112,7 +112,8 @@ def _candidate(source: int, passage: Passage, pieces: Sequence[Sentence], index:
             before = ""
     if shown.endswith(":"):
         # A sentence that introduces a list says nothing without it.
-        for item in pieces[index + 1 :]:
+        for number in range(index + 1, len(pieces)):  # no slice: a copy for each such sentence is quadratic
+            item = pieces[number]
             if item.lead != index or len(shown) + len(item.readable) > MAX_SENTENCE:
                 break
             shown = f"{shown}{';' if end != piece.end else ''} {item.readable.rstrip(';,.')}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 
-HEADING = re.compile(r"\s{0,3}(#{1,6})\s+(.*?)\s*#*\s*")
-BULLET = re.compile(r"(?:>\s*)*(?:[-*+•‣▪◦–]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+(?=\S)")
+BULLET = re.compile(r"(?:>\s*+)*+(?:[-*+•‣▪◦–]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s++(?=\S)")
 
-_QUOTE = re.compile(r"\s*(?:>\s?)+")
+# Repetition is possessive or bounded: time is linear in the text.
+_HEADING = re.compile(r"\s{0,3}(#{1,6})\s++")
+_QUOTE = re.compile(r"\A\s*+(?:>\s?)++")
 _CELL_GAP = re.compile(r"(?<!\\)\||\t")
 _LINK = re.compile(r"!?\[([^\[\]]*)\]\((?:[^()\s]|\([^()\s]*\))*(?:\s+\"[^\"]*\")?\)")
 _FOOTNOTE = re.compile(r"\s?\[\^?\d{1,3}\](?!\()")
-_EMPHASIS = re.compile(r"(\*{1,3}|(?<!\w)_{1,3}(?=\S))(?=\S)(.+?)(?<=\S)\1(?!\w)")
+_EMPHASIS = re.compile(r"(\*{1,3}|(?<!\w)_{1,3}(?=\S))(?=\S)(.{1,480}?)(?<=\S)\1(?!\w)")
 _STRAY = re.compile(r"\*{2,}|(?<!\w)_{2,}(?!\w)")
 _CODE_SPAN = re.compile(r"`+([^`]*)`+")
 _LINE_QUOTE = re.compile(r"\n[ \t]*(?:>[ \t]?)+")
@@ -24,8 +25,8 @@ def readable(source: str) -> str:
     """
     shown = _QUOTE.sub("", _LINE_QUOTE.sub("\n", source), count=1) if ">" in source else source
     shown = shown.strip()
-    if match := HEADING.fullmatch(shown):
-        shown = match[2]
+    if (found := heading(shown)) is not None:
+        shown = found[1]
     if match := BULLET.match(shown):
         shown = shown[match.end() :]
     shown = _LINK.sub(r"\1", shown)
@@ -34,6 +35,15 @@ def readable(source: str) -> str:
         shown = _EMPHASIS.sub(r"\2", shown)
     shown = _STRAY.sub("", _CODE_SPAN.sub(r"\1", shown))
     return " ".join(shown.replace("\\|", "|").split())
+
+
+def heading(line: str) -> tuple[int, str] | None:
+    """The level (1 to 6) and the words of a Markdown heading ("## Words ##"); None if ``line`` is none."""
+    match = _HEADING.match(line)
+    if match is None:
+        return None
+    words = line[match.end() :].rstrip().rstrip("#").rstrip()
+    return None if "\n" in words else (len(match[1]), words)
 
 
 def cells(row: str) -> list[str]:

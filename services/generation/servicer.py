@@ -14,7 +14,13 @@ from groundwire.generation.v1 import generation_service_pb2_grpc
 from interceptors import current
 from services.corpus.principal import Caller
 from services.generation.completions.wellformed import well_formed
-from services.generation.convert import event_to_pb, parse_request, result_to_pb, status_to_pb
+from services.generation.convert import (
+    MAX_PASSAGES_CHARS_TOGETHER,
+    event_to_pb,
+    parse_request,
+    result_to_pb,
+    status_to_pb,
+)
 from services.generation.generation import Attempt, Final, GenerationRequest, GenerationResult, Generator
 from services.runtime.auditing.record import current_record
 
@@ -24,8 +30,15 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     """Translates and delegates to the :class:`Generator`."""
 
-    def __init__(self, generator: Generator, caller_of: Callable[[], Caller]) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        caller_of: Callable[[], Caller],
+        *,
+        most_characters: int = MAX_PASSAGES_CHARS_TOGETHER,
+    ) -> None:
         self._generator = generator
+        self._most_characters = most_characters
         self._caller_of = caller_of
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
@@ -58,7 +71,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         return pb.ListEndpointsResponse(endpoints=[status_to_pb(status) for status in self._generator.list_endpoints()])
 
     def _read(self, request: pb.GenerateRequest) -> GenerationRequest:
-        wanted = parse_request(request)
+        wanted = parse_request(request, self._most_characters)
         # Anybody else could put whatever they like on record.
         if self._caller_of().acting_service:
             current_record().query_hmac = request.query_hmac

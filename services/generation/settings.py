@@ -76,6 +76,12 @@ class GenerationOptions(Options):
     first_token_timeout: float = Field(20.0, gt=0, le=600, description="Seconds until an endpoint's first words.")
     answer_timeout: float = Field(60.0, gt=0, le=3600, description="Seconds until an endpoint's last words.")
     timeout: float = Field(120.0, gt=0, le=3600, description="Seconds for a call whose caller sets no deadline.")
+    max_passages_chars: int = Field(
+        256 * 1024,
+        ge=32 * 1024,
+        le=4 * 1024 * 1024,
+        description="Characters that the titles and texts of a call's passages may have together; above 50 * ingestion.chunk_max_chars.",
+    )
     workers: int = Field(1, ge=1, le=64, description=WORKERS_DESCRIPTION)
 
     @model_validator(mode="after")

@@ -40,7 +40,19 @@ def test_the_limits_themselves_are_allowed() -> None:
     request.passages.extend(
         pb.Passage(passage_id=str(number), text="x" * MAX_PASSAGE_CHARS) for number in range(MAX_PASSAGES)
     )
-    assert len(parse_request(request).passages) == MAX_PASSAGES
+    assert len(parse_request(request, MAX_PASSAGES * MAX_PASSAGE_CHARS).passages) == MAX_PASSAGES
+
+
+def test_the_passages_together_have_a_limit() -> None:
+    """Titles count (X1)."""
+    request = pb.GenerateRequest(query="why?")
+    request.passages.add(passage_id="a", title="é" * 60, text="é" * 40)
+    request.passages.add(passage_id="b", text="x" * 50)
+    assert len(parse_request(request, 150).passages) == 2
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request(request, 149)
+    assert [violation.field for violation in caught.value.violations] == ["passages"]
+    assert "generation.max_passages_chars" in caught.value.violations[0].description
 
 
 def test_every_wrong_field_is_named() -> None:
