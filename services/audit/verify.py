@@ -97,6 +97,25 @@ def verify_files(
     report.cosigned = len(cosigned)
     if not signed and tree.size:
         report.add(f"{CHECKPOINTS}/: there is no checkpoint")
+    cosigned |= _check_known(tree, known, tuple(log_keys), witnesses, report, must_be_cosigned=known_cosigned)
+    if witnesses and tree.size:
+        _note_unwitnessed(max(cosigned, default=0), report)
+    if report.covered < report.events:
+        report.notes.append(f"the last {report.events - report.covered:,} events are not covered by a checkpoint yet")
+    return report
+
+
+def _check_known(
+    tree: MerkleTree,
+    known: Sequence[str],
+    log_keys: Sequence[Verifier],
+    witnesses: Sequence[Verifier],
+    report: Report,
+    *,
+    must_be_cosigned: bool,
+) -> set[int]:
+    """The sizes of those checkpoints from elsewhere that hold and that every witness signed."""
+    cosigned: set[int] = set()
     for text in known:
         try:
             note, checkpoint = open_checkpoint(text, log_keys)
@@ -110,13 +129,9 @@ def verify_files(
         if _is_cosigned(note, witnesses, where, report):
             if holds:
                 cosigned.add(checkpoint.size)
-        elif known_cosigned:
+        elif must_be_cosigned:
             report.add(f"{where}: does not carry the witness's signature; the log's own proves nothing of the log")
-    if witnesses and tree.size:
-        _note_unwitnessed(max(cosigned, default=0), report)
-    if report.covered < report.events:
-        report.notes.append(f"the last {report.events - report.covered:,} events are not covered by a checkpoint yet")
-    return report
+    return cosigned
 
 
 def _check_root(tree: MerkleTree, checkpoint: Checkpoint, where: str, report: Report) -> bool:
@@ -131,10 +146,11 @@ def _check_root(tree: MerkleTree, checkpoint: Checkpoint, where: str, report: Re
 
 def _is_cosigned(note: Note, witnesses: Sequence[Verifier], where: str, report: Report) -> bool:
     try:
-        return all([note.signed_by(key) is not None for key in witnesses])
+        seen = [note.signed_by(key) for key in witnesses]  # all of them: one that is wrong is told
     except NoteError as error:
         report.add(f"{where}: {error}")
         return False
+    return None not in seen
 
 
 def _note_unwitnessed(newest: int, report: Report) -> None:
