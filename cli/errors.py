@@ -14,12 +14,14 @@ class ExitCode(IntEnum):
     USAGE = 2
     UNAVAILABLE = 3
     REFUSED = 4
+    UNWITNESSED = 5
     INTERRUPTED = 130
 
 
 EXIT_CODES = (
     "Exit codes: 0 it went well · 1 the operation, or a part of it, failed · 2 wrong usage or settings · "
-    "3 a service cannot be reached or is not available now · 4 a service refused the request · 130 Ctrl-C"
+    "3 a service cannot be reached or is not available now · 4 a service refused the request · "
+    "5 the audit log holds, but the witness has not signed all of it · 130 Ctrl-C"
 )
 
 

@@ -135,21 +135,31 @@ def verify(
         typer.Option(
             "--checkpoint",
             metavar="FILE",
-            help="A checkpoint from elsewhere that the log must contain; may be repeated.",
+            help="A checkpoint from elsewhere that the log must contain, and with --witness-key the witness must have "
+            "signed; may be repeated.",
         ),
     ] = None,
+    lag: Annotated[
+        int,
+        typer.Option(
+            "--lag", min=0, metavar="EVENTS", help="How many events at the end the witness may not have signed."
+        ),
+    ] = 0,
     address: AddressOption = None,
     output: OutputOption = Format.AUTO,
 ) -> None:
-    """Verify every frame, hash and signature; exit code 1 if anything does not hold."""
+    """Verify every frame, hash and signature.
+
+    The exit code is 1 if anything does not hold, and 5 if all does but the witness has not signed the log up to its end.
+    """
     screen = Screen(output)
     if directory is not None:
         from cli.audit_verify import verify_copy  # noqa: PLC0415
 
-        raise typer.Exit(verify_copy(screen, directory, log_key or (), witness_key or (), checkpoint or ()))
+        raise typer.Exit(verify_copy(screen, directory, log_key or (), witness_key or (), checkpoint or (), lag=lag))
     from cli.audit import verify_service  # noqa: PLC0415
 
-    used: list[Any] = [log_key, witness_key, checkpoint]
+    used: list[Any] = [log_key, witness_key, checkpoint, lag]
     if any(used):
         from cli.errors import usage  # noqa: PLC0415
 

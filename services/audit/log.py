@@ -4,7 +4,9 @@ An event is acknowledged when it is durable; a checkpoint is shown to others whe
 torn tail behind the last checkpoint is cut off, damage to anything that a checkpoint covers refuses the start.
 
 Appending is idempotent by event id for the last ``remembered`` events (about 200 bytes of memory each, rebuilt at the
-start): repeating one of them changes nothing; an older one would be written once more.
+start): repeating one of them changes nothing; an older one would be written once more. An id that is repeated with
+other contents is refused: those are written under an id of their own, with the reason EVENT_ID_REPEATED, so that an id
+which another process wrote ahead takes no event out of the log.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import asyncio
 import bisect
 import time
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
-from services.audit.event import AuditEvent, decode, encode
+import structlog
+
+from services.audit.event import AuditEvent, Stage, decode, encode
 from services.audit.merkle import HASH_SIZE, MerkleTree, hash_leaf
 from services.audit.note import Checkpoint, Note, NoteError, Signer
 from services.audit.records import (
@@ -34,6 +38,11 @@ from services.journal.ports import Files
 from services.journal.segments import Trimmed
 
 REMEMBERED = 100_000
+REPEATED = "EVENT_ID_REPEATED"
+"""Begins the reason of an event whose id was another event's."""
+# Leaves room for what is put behind it: an id has 128 characters at most.
+_ID_KEPT = 96
+_log = structlog.get_logger(__name__)
 _Added = tuple[str, str, int, bytes, bytes]  # event id, tenant, time, leaf hash, chain
 # What an array holds at most, in nanoseconds: the year 2554.
 _MAX_TIME = 2**64 - 1
@@ -60,7 +69,7 @@ class AuditLog:
         self._lives = 0
         self._roots: dict[int, bytes] = {}
         self._places: dict[str, int] = {}
-        self._pending: dict[str, int] = {}
+        self._pending: dict[str, tuple[int, bytes]] = {}  # place and leaf hash
         self._by_tenant: dict[str, array[int]] = {}
         # Beside each place the latest time up to there: events are written in about the order of their times, not in it.
         self._latest: dict[str, array[int]] = {}
@@ -131,19 +140,24 @@ class AuditLog:
         indexes: list[int] = []
         payloads: list[bytes] = []
         added: list[_Added] = []
-        begun: dict[str, int] = {}
+        begun: dict[str, tuple[int, bytes]] = {}
+        repeated: list[str] = []
         chain, place, lives = self._chain, self._next, self._lives
-        for event in events:
-            known = self._places.get(event.event_id)
-            if known is None:
-                known = self._pending.get(event.event_id, begun.get(event.event_id))
+        for given in events:
+            event = given
+            known = self._known(event, begun)
+            if known is None and self._is_taken(event.event_id, begun):
+                repeated.append(event.event_id)
+                event = _under_an_id_of_its_own(event)
+                known = self._known(event, begun)
             if known is None:
                 leaf = encode(event)
                 leaf_hash = hash_leaf(leaf)
                 chain = extend_chain(chain, leaf_hash)
                 payloads.append(chain + leaf)
                 added.append((event.event_id, event.tenant, event.time, leaf_hash, chain))
-                known = begun[event.event_id] = place
+                known = place
+                begun[event.event_id] = place, leaf_hash
                 place += 1
             indexes.append(known)
         if payloads:
@@ -152,6 +166,8 @@ class AuditLog:
             self._pending |= begun
             # In the order of the writes, whether or not their callers are still there to wait.
             done.add_done_callback(lambda ended: self._written(ended, added))
+            for event_id in repeated:
+                _log.error("an event's id was repeated with other contents", event_id=event_id)
             await asyncio.shield(done)
         # What was repeated may still be on its way to the disk.
         while indexes and self._tree.size <= max(indexes):
@@ -159,6 +175,24 @@ class AuditLog:
                 raise Unavailable("the events could not be made durable")
             await self._grown.wait()
         return indexes
+
+    def _is_taken(self, event_id: str, begun: Mapping[str, tuple[int, bytes]]) -> bool:
+        return event_id in self._places or event_id in self._pending or event_id in begun
+
+    def _known(self, event: AuditEvent, begun: Mapping[str, tuple[int, bytes]]) -> int | None:
+        """The place of this very event; None if it is new, or its id is another event's."""
+        place = self._places.get(event.event_id)
+        if place is not None:
+            leaf_hash = self._tree.leaf(place)
+        else:
+            found = self._pending.get(event.event_id) or begun.get(event.event_id)
+            if found is None:
+                return None
+            place, leaf_hash = found
+        # Who closes what a killed process began cannot know whether its end was written already: then nothing is new.
+        if event.stage is Stage.INTERRUPTED or hash_leaf(encode(event)) == leaf_hash:
+            return place
+        return None
 
     async def sign(self) -> SignedCheckpoint | None:
         """Cover everything that is durable with a checkpoint, if something new is; the newest one."""
@@ -299,6 +333,13 @@ class AuditLog:
         root = self._roots.pop(size, None)
         if root is not None and root != self._tree.root():
             raise DataLoss(f"the first {size:,} events are not those that a checkpoint was signed for")
+
+
+def _under_an_id_of_its_own(event: AuditEvent) -> AuditEvent:
+    # Made of the contents: sending them again, after a crash, changes nothing.
+    digest = hash_leaf(encode(event)).hex()[:24]
+    reason = f"{REPEATED}: {event.reason}" if event.reason else REPEATED
+    return replace(event, event_id=f"{event.event_id[:_ID_KEPT]}.other-{digest}", reason=reason)
 
 
 _NONE: Sequence[int] = array("Q")

@@ -92,7 +92,9 @@ def verify_log(log: Log, *, known: tuple[str, ...] = ()) -> Report:
     except NoteError as error:
         return Report(problems=[f"a verifier key cannot be read: {error}"])
     remembered = _text(log.witness / LAST)
-    return verify_directory(log.audit, [key], witnesses, [*known, *([remembered] if remembered else [])])
+    # The known ones are what a backup noted of its own log, cosigned or not yet.
+    checkpoints = [*known, *([remembered] if remembered else [])]
+    return verify_directory(log.audit, [key], witnesses, checkpoints, known_cosigned=False)
 
 
 def last_checkpoint(log: Log) -> str:

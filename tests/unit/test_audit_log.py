@@ -12,7 +12,7 @@ import pytest
 from services.audit import search
 from services.audit.adapters.memory import LocalWitness
 from services.audit.checkpointing import Checkpointing, WitnessKey
-from services.audit.event import Decision, encode
+from services.audit.event import Decision, Stage, encode
 from services.audit.log import AuditLog, LoggedEvent
 from services.audit.merkle import hash_leaf, verify_consistency, verify_inclusion
 from services.audit.note import Algorithm, Note, Signer
@@ -65,6 +65,39 @@ async def test_repeating_an_event_changes_nothing() -> None:
     few = await world.open(remembered=2)
     assert await few.append([event(8), event(0)]) == [7, 8], "the last two are remembered, the first was not"
     await few.close()
+
+
+async def test_an_id_that_was_written_ahead_takes_no_event_out_of_the_log() -> None:
+    """The real event is on record under an id of its own, whenever it comes and however often (B3)."""
+    world = World()
+    log = await world.open()
+    ahead = [event(n, principal="user:mallory") for n in range(6)]
+    await log.append(ahead[:4])
+    together = asyncio.gather(log.append(ahead[4:]), log.append([event(4)]))  # while the first is on its way
+    await together
+    places = await log.append([event(n) for n in range(6)])
+    assert len(set(places)) == 6
+    assert await log.append([event(n) for n in range(6)]) == places
+    assert await log.append(ahead) == list(range(6))
+    size = log.size
+    await log.close()
+    log = await world.open()
+    assert await log.append([event(n) for n in range(6)]) == places
+    assert log.size == size == 12
+    for logged, meant in zip(await log.read(sorted(places)), sorted(range(6), key=places.__getitem__), strict=True):
+        assert logged.event.event_id.startswith(f"event-{meant}.other-")
+        assert logged.event.reason == "EVENT_ID_REPEATED"
+        assert logged.event.document_ids == event(meant).document_ids
+    await log.close()
+
+
+async def test_an_end_that_is_known_is_not_called_interrupted() -> None:
+    log = await (world := World()).open()
+    await log.append([event(0)])
+    assert await log.append([event(0, stage=Stage.INTERRUPTED, reason="SERVICE_ENDED")]) == [0]
+    assert log.size == 1
+    await log.close()
+    assert world.verify().intact
 
 
 async def test_proofs_are_those_of_the_checkpoint() -> None:
