@@ -1,6 +1,7 @@
-"""Batches that concurrent calls share: texts of different calls go through the model together.
+"""Batches that concurrent calls share: one turn of a thread computes texts of different calls.
 
-Short documents have one or two chunks, and a model is most efficient with several texts of similar length at once. A
+Short documents have one or two chunks, and a turn costs less for several texts. A row must depend on its own text
+alone, never on the others of the batch: ``compute`` sees to that, because the others may be another tenant's. A
 thread that becomes free takes the text that has waited longest and fills the batch with waiting ones of like length,
 whoever sent them. Nobody waits for a batch to fill.
 """

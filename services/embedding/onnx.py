@@ -15,7 +15,8 @@ VNNI, nothing else running unless said, and the arena off; nice 0 where no other
 * One intra-op thread, as many workers as cores: several small runs scale, threads inside one run hardly do.
 * Pieces of at most 512 tokens: a batch of 1 / 2 / 4 / 8 / 16 passages gave 60 / 62 / 59 / 48 / 32 texts/s, with more
   memory each time; 32-token texts gave 557 / 639 / 651 / 672 texts/s at 1 / 4 / 8 / 16. That is why there is no
-  tuning at start: one bound on tokens is within a few percent of the best for short and for long texts.
+  tuning at start. Since then every text goes through the model alone, at the cost of a batch of 1 above: in one
+  input, quantized activations share a range, and a text's vector would depend on its neighbours.
 * Bulk threads at nice 5: a question beside bulk embedding took 4.8 ms (p50) where nice 0 took 12.4, with some other
   load on the machine. Beside two busy processes nice 0 / 5 / 10 / 19 leaves 31 / 14 / 5 / 0.2 texts/s: more than 5
   starves ingestion, and a starved thread may hold the GIL.
@@ -57,7 +58,7 @@ class OnnxEmbedder:
     """An :class:`~services.embedding.ports.Embedder` whose model runs in this process.
 
     Questions have threads of their own at normal priority, so they start at once and take the processor from the
-    passages' threads; passages are embedded in small batches of similar length, which concurrent calls share.
+    passages' threads; passages wait in turns that concurrent calls share, and go through the model one by one.
     """
 
     def __init__(
@@ -85,8 +86,8 @@ class OnnxEmbedder:
             sources: Directories to look in before the wheel.
             spec: The model.
             threads: Threads for passages, and as many for questions; by default the usable cores, at most four.
-            piece_tokens: The most tokens, padding included, that go through the model at once; a longer text goes
-                alone. It bounds memory.
+            piece_tokens: The most tokens, as if padded to the longest, of the texts that one turn takes; a longer text
+                has a turn alone.
 
         Raises:
             WeightsUnavailable: The model's files are missing or altered.
@@ -138,14 +139,17 @@ class OnnxEmbedder:
         return lambda: self._tokenizer.passages(texts, self._spec.max_tokens)
 
     def _vectors(self, batch: Sequence[TokenIds]) -> NDArray[np.float32]:
-        shape = (len(batch), max(len(ids) for ids in batch))
-        ids, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        for row, tokens in enumerate(batch):
-            ids[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = 1
-        hidden = self._session.run(ids, mask, np.zeros_like(ids))
-        first = hidden[:, 0, :]  # the CLS token's vector stands for the sentence
-        unit: NDArray[np.float32] = first / np.linalg.norm(first, axis=1, keepdims=True)
+        return np.stack([self._vector(tokens) for tokens in batch])
+
+    def _vector(self, tokens: TokenIds) -> NDArray[np.float32]:
+        """The unit vector of one text, computed alone: the quantized model scales activations over its whole input.
+
+        In one input with others, or padded, a text would get a vector that depends on its neighbours.
+        """
+        ids = np.asarray(tokens, dtype=np.int64)[None]
+        hidden = self._session.run(ids, np.ones_like(ids), np.zeros_like(ids))
+        first = hidden[0, 0]  # the CLS token's vector stands for the sentence
+        unit: NDArray[np.float32] = first / np.linalg.norm(first)
         return unit
 
 

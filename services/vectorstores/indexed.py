@@ -35,6 +35,8 @@ from services.vectorstores.ports import (
 
 Result = TypeVar("Result")
 
+# Stored vectors are single precision and come from a quantized model: further decimals mean nothing.
+_SCORE_DECIMALS = 6
 # Above this many allowed chunks an exact search, which reads all their vectors, is never the cheaper way.
 _EXACT_LIMIT = 2_000
 # Reading a vector from Chroma costs about three times as much as one more hit of a search (26 and 8 µs measured).
@@ -265,7 +267,8 @@ class IndexedStore:
         if len(hits) < wanted and exact_is_possible:
             # A graph index may not reach every vector, however deep it is searched.
             return self._search_exactly(partition, vector, limit, readable)
-        return hits
+        # The graph's own digits would tell which way the search went, and with it how many others' chunks there are.
+        return self._scored(partition, vector, [hit.chunk_id for hit in hits], reader_sets)
 
     def _deepened(
         self,
@@ -288,11 +291,22 @@ class IndexedStore:
     def _search_exactly(
         self, partition: Partition, vector: Vector, limit: int, reader_sets: Sequence[int]
     ) -> list[StoreHit]:
-        ids, matrix = self._vectors.vectors(partition, self._chunks.ids_of_reader_sets(partition, reader_sets))
-        if not ids:
+        ids = self._chunks.ids_of_reader_sets(partition, reader_sets)
+        return self._scored(partition, vector, ids, frozenset(reader_sets))[:limit]
+
+    def _scored(
+        self, partition: Partition, vector: Vector, ids: Sequence[str], reader_sets: frozenset[int] | None
+    ) -> list[StoreHit]:
+        """The allowed hits among ``ids``, best first, with scores from the stored vectors, to six decimals.
+
+        Double precision and rounding make a score the same for every number of vectors that are multiplied at once,
+        but for a value within about 1e-15 of the middle between two decimals.
+        """
+        found, matrix = self._vectors.vectors(partition, ids)
+        if not found:
             return []
-        scores = matrix @ vector.astype(np.float32)
-        return self._known(partition, list(zip(ids, scores.tolist(), strict=True)), frozenset(reader_sets))[:limit]
+        scores = (matrix.astype(np.float64) @ vector.astype(np.float64)).round(_SCORE_DECIMALS)
+        return self._known(partition, list(zip(found, scores.tolist(), strict=True)), reader_sets)
 
     def _known(
         self, partition: Partition, found: Sequence[tuple[str, float]], reader_sets: frozenset[int] | None

@@ -52,6 +52,25 @@ async def test_a_cancelled_call_leaves_the_queue(embedder: OnnxEmbedder) -> None
     assert embedder._passages._executor._work_queue.qsize() == 0
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_a_text_has_the_same_vector_bit_for_bit_whatever_its_neighbours(
+    embedder: OnnxEmbedder, threads: int
+) -> None:
+    """Alone, in any order, beside shorter and longer texts of another call, with one thread and with two (A2)."""
+    texts = ["ferry", "The ferry to the island sails twice a day.", "tide tables of the northern coast " * 9, "!? 42"]
+    alone = [(await embedder.embed_passages([text]))[0].tobytes() for text in texts]
+    other = await OnnxEmbedder.load(threads=threads)
+    try:
+        for order in ([0, 1, 2, 3], [3, 1, 2, 0], [2, 0, 0, 3, 1]):
+            mine, _ = await asyncio.gather(
+                other.embed_passages([texts[index] for index in order]),
+                other.embed_passages(["a neighbour", "zzz qqq 99 %% " * 5, "the ferry"]),
+            )
+            assert [row.tobytes() for row in mine] == [alone[index] for index in order]
+    finally:
+        await other.close()
+
+
 async def test_the_query_instruction_is_for_questions_only(embedder: OnnxEmbedder) -> None:
     instructed = await embedder.embed_passages([BGE_SMALL_EN.query_instruction + "rivers"])
     plain = await embedder.embed_passages(["rivers"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import sqlite3
@@ -224,6 +225,25 @@ async def test_narrowed_searches_ask_for_little_and_go_deeper_only_when_short(tm
     assert len(hits) == 5
     assert vectors.depths[0] == 100, "5 hits at a selectivity of one tenth, and as many again"
     assert vectors.depths[-1] < 1000, "most of the partition is never looked at"
+    await store.close()
+
+
+async def test_scores_are_the_same_through_the_graph_and_exactly(tmp_path: Path) -> None:
+    """Others' chunks move a search from the graph to the exact way: what a caller sees stays the same (A1)."""
+    random = np.random.default_rng(11)
+
+    def wide(ordinal: int, readers: int) -> StoredChunk:
+        vector = random.standard_normal(96).astype(np.float32)
+        made = chunk(ordinal, readers=readers, document=f"d{readers}")
+        return dataclasses.replace(made, vector=vector / np.linalg.norm(vector))
+
+    store = await open_embedded(tmp_path)
+    await store.upsert_chunks(PARTITION, [wide(ordinal, 1) for ordinal in range(20)])
+    queries = [wide(0, 0).vector for _ in range(8)]
+    before = [await store.search_dense(PARTITION, query, 5, frozenset({1})) for query in queries]  # by the graph
+    await store.upsert_chunks(PARTITION, [wide(ordinal, 2) for ordinal in range(200)])
+    after = [await store.search_dense(PARTITION, query, 5, frozenset({1})) for query in queries]  # exactly
+    assert after == before
     await store.close()
 
 
