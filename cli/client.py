@@ -19,7 +19,7 @@ from services.runtime.options import Addresses, TlsOptions
 from services.runtime.settings import ConfigurationError, Settings, load
 
 _MAX_MESSAGE = 64 * 1024 * 1024
-_HEALTH_PATIENCE = 2.0  # seconds
+_HEALTH_PATIENCE = 5.0  # seconds
 # What another service than the one that is meant may answer.
 _OF_ANOTHER = frozenset(
     {
