@@ -1,0 +1,112 @@
+"""Tokens, properly signed over whatever they say: a caller or a refusal, never an unforeseen error; names come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from services.corpus.errors import FailedPrecondition, InvalidField, Unauthenticated
+from services.corpus.principal import is_name, is_principal, parse_principal, principal
+from services.security.claim_paths import find, parse_claim_path
+from services.security.claims import ClaimNames, Issuer
+from services.security.keysets import Algorithm, MalformedKeySetError, StaticKeys, parse_jwks, shared_secret
+from services.security.mesh_identity import SpiffeId
+from services.security.refusal import Refusal
+from tests.fuzz.source import Source
+from tests.support.token_forge import AUDIENCE, HS, MESH_SECRET, SECRET, Gate, b64, claims, craft, header, hs256, mesh
+from tests.unit.test_security_keysets import jwk
+
+_LOOSE = "https://loose.example"
+_LOOP = asyncio.new_event_loop()
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+_MESH = mesh().split(".")
+SEEDS = (
+    _json(header()) + b"\xff" + _json(claims()) + b"\xff/realm_access/roles\xffalice\xffBearer x\x00",
+    _json(header()) + b"\xff" + _json(claims(groups=["hr", "a:b", "\0"], roles=["reader", "x y"])) + b"\xffgroups\xffgroup:hr\xffbearer  x\x00",
+    _json(header(typ="JWT")) + b"\xff" + _json(claims(iss=_LOOSE, a={"g": ["x", 1], "r": "reader admin"}, aud=[AUDIENCE], scope="a b")) + b"\xff/a~1b/0\xff%41\x00",
+    _json(header(kid=...)) + b"\xff" + _json(claims(iss="groundwire-mesh", aud="groundwire-mesh", act={"sub": "query", "act": {"sub": "spiffe://a/b"}}, origin={"iss": HS, "jti": "", "iat": 1, "exp": 2})) + b"\xffx\xffspiffe://example.com/a\xff\x01",
+    b'{"keys": [' + _json(jwk(Algorithm.RS256)) + b"]}\xff\xff\xff\x00",
+)  # fmt: skip
+
+
+def _gate() -> Gate:
+    return Gate(
+        Issuer(
+            name=_LOOSE,
+            audiences=frozenset({AUDIENCE}),
+            algorithm=Algorithm.HS256,
+            keys=StaticKeys([shared_secret(SECRET, "h1")]),
+            token_types=frozenset({"JWT"}),
+            claims=ClaimNames(user="sub", tenant="tenant", groups=("/a/g", "groups"), roles=("/a/r",), scopes=("scope",)),
+            role_names={"reader": ("reader",), "a": ("admin", "reader")},
+        )
+    )
+
+
+def fuzz(data: bytes) -> None:
+    """See the module."""
+    source = Source(data)
+    secret = MESH_SECRET if source.flag() else SECRET
+    head, body, path, name, value = source.part(), source.part(), source.text(), source.text(), source.text()
+    token = craft(head, body, hs256(secret))
+    for values in ([f"Bearer {token}"], [value], [f"Bearer {b64(head)}.{b64(body)}."], [f"bearer {name}", value]):
+        _verify(values)
+    for algorithm in (Algorithm.RS256, Algorithm.ES256, Algorithm.EDDSA):
+        try:
+            parse_jwks(head, algorithm)
+        except MalformedKeySetError:
+            pass
+    _check_path(path, body)
+    _check_names(name)
+
+
+def _verify(values: list[str]) -> None:
+    gate = _gate()
+    try:
+        verified = _LOOP.run_until_complete(gate.verifier.authenticate(values))
+    except Unauthenticated as refused:
+        assert refused.__cause__ is None
+        assert refused.__context__ is None
+        assert gate.refusals
+        assert gate.refusals[-1] is not Refusal.UNEXPECTED, gate.refusals
+        return
+    caller = verified.caller
+    assert caller.tenant
+    assert all(map(is_principal, caller.principals))
+    assert gate.verifier.remembered(values) == verified
+
+
+def _check_path(path: str, body: bytes) -> None:
+    try:
+        parsed = parse_claim_path(path)
+    except InvalidField:
+        return
+    try:
+        find(json.loads(body), parsed)
+    except (ValueError, RecursionError, AttributeError):
+        pass
+    try:
+        ClaimNames(groups=(path,))
+    except FailedPrecondition:
+        pass
+
+
+def _check_names(name: str) -> None:
+    for kind in ("user", "group"):
+        if is_name(kind, name):
+            made = principal(kind, name)
+            assert is_principal(made)
+            assert parse_principal(made) == made
+    try:
+        assert parse_principal(name) == name
+    except InvalidField:
+        assert not is_principal(name)
+    try:
+        assert str(SpiffeId.parse(name)) == name
+    except InvalidField:
+        pass
