@@ -39,5 +39,5 @@ class Passage:
         try:
             fields = json.loads(payload)
             return cls(str(fields["t"]), int(fields["s"]), int(fields["e"]), tuple(fields["h"]), int(fields["p"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise DataLoss("a stored passage cannot be read") from error

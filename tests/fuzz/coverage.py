@@ -45,7 +45,7 @@ class Coverage:
         files = {code.co_filename for code, missing in self._missing.items() if missing is not None}
         for module in list(sys.modules.values()):
             if getattr(module, "__file__", None) in files:
-                found.update(_texts(list(vars(module).values()), 0))
+                found.update(_texts([value for name, value in vars(module).items() if not name.startswith("__")], 0))
         return sorted(word.encode("utf-8", "replace") for word in found if 0 < len(word) <= _LONGEST_WORD)
 
     def _enter(self, frame: FrameType, _event: str, _argument: Any) -> Any:

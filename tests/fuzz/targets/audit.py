@@ -23,7 +23,20 @@ _BODY = Checkpoint(LOG.verifier.name, 42, bytes(range(32))).body
 _SIGNED = _BODY + "\n" + LOG.sign(_BODY) + WITNESS.sign(_BODY, 1_790_000_000)
 _KEYS = (LOG.verifier, WITNESS.verifier)
 
+
+
+def _at(seconds: int, nanos: int, duration: int) -> bytes:
+    """An event with odd times."""
+    message = convert.write_event(LoggedEvent(0, event(1), bytes(32))).event
+    message.time.seconds, message.time.nanos = seconds, nanos
+    message.duration.seconds, message.duration.nanos = duration, nanos
+    return _EVENT + message.SerializeToString()
+
+
 SEEDS = (
+    _at(253_402_300_799, 2**31 - 1, 1),
+    _at(1, -1, 1),
+    _at(1, 2**31 - 1, 2**63 - 1),
     _EVENT + convert.write_event(LoggedEvent(0, event(1), bytes(32))).event.SerializeToString(),
     _NOTE + _SIGNED.encode(),
     _NOTE + str(LOG.verifier).encode(),
@@ -96,7 +109,8 @@ def _check_note(text: str) -> None:
             parsed = parse(text)
         except NoteError:
             continue
-        assert (parsed.body if isinstance(parsed, Checkpoint) else str(parsed)) == text
+        # A note's text ends with a newline, which Checkpoint.parse does not ask for.
+        assert (parsed.body if isinstance(parsed, Checkpoint) else str(parsed)) == text.removesuffix("\n") + "\n"
     try:
         note, checkpoint = open_checkpoint(text, _KEYS)
     except NoteError:

@@ -12,7 +12,10 @@ from services.ingestion import convert as ingestion
 from services.runtime.paging import read_token, write_token
 from tests.fuzz.source import Source
 
-SEEDS = (b"document-1\xffcollections\xff\x00", b"17\xff\xff", write_token("a", "b").encode() + b"\xffb", b"\xc3\xa9\xffx")
+SEEDS = (
+    "²".encode(),
+    b"9" * 5000,
+    b"document-1\xffcollections\xff\x00", b"17\xff\xff", write_token("a", "b").encode() + b"\xffb", b"\xc3\xa9\xffx")
 
 
 def fuzz(data: bytes) -> None:

@@ -14,9 +14,12 @@ from tests.fuzz.source import Source
 _RING = Keyring(SecretMasterKey([bytes(range(32))]), MemoryKeyStore())
 _SEALER = Sealer(_RING)
 
+_NUMBERS = bytes((0, 0, 0, 7, 0, 0, 0, 1))
+
 SEEDS = (
-    b"acme\xffd\xfftext\xffplaintext\xff\x00\x00\x00\x01",
-    b"a\xff\xff1\xff" + Passage("text", 0, 4, ("A", "B"), 2).to_payload() + b"\xffx\x00\x07",
+    b"acme\xffd\xfftext\xffplaintext\xff" + _NUMBERS,
+    b"a\xff\xff1\xff" + Passage("text", 0, 4, ("A", "B"), 2).to_payload() + b"\xffx" + _NUMBERS,
+    b'a\xffd\xff1\xff{"t": 1, "s": 1e999, "e": 4, "h": [], "p": 0}\xffx' + _NUMBERS,
     b"bolt\x00acme\xff\xff\xff\xff\x01\x00\x00\x00\x01\x80" + bytes(80),
 )
 
