@@ -75,7 +75,7 @@ class _Job:
 
 
 def _run_all(targets: list[str], seconds: float, seed: int, *, keep: bool) -> dict[str, Run]:
-    lanes = min(len(targets), os.cpu_count() or 1)
+    lanes = min(len(targets), len(os.sched_getaffinity(0)))
     whole = sum(_SHARES.get(name, 1.0) for name in targets)
     # The largest shares first, so that all cores end at about the same time.
     waiting = sorted(targets, key=lambda name: -_SHARES.get(name, 1.0))
@@ -108,11 +108,11 @@ def _begin(name: str, ends: float, seed: int, *, keep: bool) -> _Job:
 def _work(name: str, ends: float, seed: int, results: Connection, current: Any, keep: bool) -> None:
     """What the process of one target does."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    target = Target.load(name)
     # What is tried logs what it refuses, and that is not of interest here.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    target = Target.load(name)
     work = _WORK / "corpora" / name
     result = run(target, ends, seed, more=read_inputs(work), current=memoryview(current).cast("B"))
     _write(work, result.new)
