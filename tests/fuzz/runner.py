@@ -66,10 +66,12 @@ def _show(name: str, path: Path) -> int:
 
 
 @dataclass
-class _Job:
+class Job:
+    """The process of one target; ``current`` is the input that it runs, behind its length."""
+
     name: str
     process: Any
-    results: Connection
+    results: Any
     current: Any
     ends: float
 
@@ -79,7 +81,7 @@ def _run_all(targets: list[str], seconds: float, seed: int, *, keep: bool) -> di
     whole = sum(_SHARES.get(name, 1.0) for name in targets)
     # The largest shares first, so that all cores end at about the same time.
     waiting = sorted(targets, key=lambda name: -_SHARES.get(name, 1.0))
-    jobs: dict[Any, _Job] = {}
+    jobs: dict[Any, Job] = {}
     results: dict[str, Run] = {}
     ends = time.monotonic() + seconds
     while waiting or jobs:
@@ -96,13 +98,13 @@ def _run_all(targets: list[str], seconds: float, seed: int, *, keep: bool) -> di
     return results
 
 
-def _begin(name: str, ends: float, seed: int, *, keep: bool) -> _Job:
+def _begin(name: str, ends: float, seed: int, *, keep: bool) -> Job:
     receiving, sending = _PROCESSES.Pipe(duplex=False)
     current = _PROCESSES.RawArray("B", 4 + MAX_BYTES)
     process = _PROCESSES.Process(target=_work, args=(name, ends, seed, sending, current, keep), daemon=True)
     process.start()
     sending.close()
-    return _Job(name, process, receiving, current, ends)
+    return Job(name, process, receiving, current, ends)
 
 
 def _work(name: str, ends: float, seed: int, results: Connection, current: Any, keep: bool) -> None:
@@ -124,26 +126,27 @@ def _work(name: str, ends: float, seed: int, results: Connection, current: Any, 
     target.close()
 
 
-def _ended(job: _Job) -> Run | None:
+def _ended(job: Job) -> Run | None:
     """What came of a job, if it has ended; one that ended badly was ended by its last input."""
     if job.results.poll():
         try:
             result: Run = job.results.recv()
         except EOFError:
             job.process.join(10)
-            return _broke(job, f"the process ended with {job.process.exitcode}")
+            return broke(job, f"the process ended with {job.process.exitcode}")
         job.process.join(60)
         return result
     if not job.process.is_alive():
-        return _broke(job, f"the process ended with {job.process.exitcode}")
+        return broke(job, f"the process ended with {job.process.exitcode}")
     if time.monotonic() > job.ends + _PATIENCE:
         job.process.kill()
         job.process.join()
-        return _broke(job, f"the process still ran {_PATIENCE:.0f} s behind its time")
+        return broke(job, f"the process still ran {_PATIENCE:.0f} s behind its time")
     return None
 
 
-def _broke(job: _Job, words: str) -> Run:
+def broke(job: Job, words: str) -> Run:
+    """What is known of a process that ended badly: the input that it ran last."""
     whole = bytes(job.current)
     data = whole[4 : 4 + int.from_bytes(whole[:4], "big")]
     return Run(findings={words: Finding(data, words, words)})
