@@ -4,11 +4,11 @@ Inputs are changed (:mod:`tests.fuzz.mutations`), and those that reach new lines
 its seed; how far it gets depends on the machine, and an input alone shows a finding again.
 
 A target is a module with ``fuzz(data)``, which raises whatever is a fault, and ``SEEDS``; where changed bytes would seldom
-make sense it has a ``mutate`` of its own, and what it holds open ends with its ``close``. Its docstring says what holds
-for every input.
+make sense it has a ``mutate`` of its own, what it holds open ends with its ``close``, and ``around`` makes inputs of a long
+run of one piece of text. Its docstring says what holds for every input.
 
 An input is too slow if it takes more than :func:`allowed` of processor time, three times in a row and without tracing.
-That is a hundred times what inputs take, and the time of other processes does not count: a machine under load gives no
+That is ten times what the slowest take, and the time of other processes does not count: a machine under load gives no
 false alarm. What takes time that grows faster than its input shows there because inputs have up to 16 KiB.
 
 Why not Atheris: it has wheels for some architectures and releases of Python alone, so that a driver like this one would be
@@ -34,7 +34,7 @@ from random import Random
 from typing import Any
 
 from tests.fuzz.coverage import Coverage
-from tests.fuzz.mutations import MAX_BYTES, mutate
+from tests.fuzz.mutations import MAX_BYTES, mutate, runs
 
 ROOT = Path(__file__).parents[2]
 TARGETS = Path(__file__).parent / "targets"
@@ -71,6 +71,7 @@ class Target:
     seeds: Sequence[bytes]
     mutate: Callable[[bytes, Random, Sequence[bytes], Sequence[bytes]], bytes]
     close: Callable[[], None]
+    around: Callable[[bytes], list[bytes]] = lambda _: []
 
     @classmethod
     def load(cls, name: str) -> Target:
@@ -82,6 +83,7 @@ class Target:
             module.SEEDS,
             getattr(module, "mutate", mutate),
             getattr(module, "close", lambda: None),
+            getattr(module, "around", lambda _: []),
         )
 
     def kept(self) -> list[bytes]:
@@ -208,9 +210,12 @@ def run(target: Target, ends: float, seed: int, *, more: Sequence[bytes] = (), c
         else:
             result.findings.setdefault(finding.place, finding)
 
-    def execute(data: bytes) -> bool:
+    def hold(data: bytes) -> None:
         if current is not None:
             current[: 4 + len(data)] = len(data).to_bytes(4, "big") + data
+
+    def execute(data: bytes) -> bool:
+        hold(data)
         before = coverage.lines
         result.executions += 1
         try:
@@ -225,12 +230,21 @@ def run(target: Target, ends: float, seed: int, *, more: Sequence[bytes] = (), c
 
     kept = [data[:MAX_BYTES] for data in [*target.kept(), *more]]
     for data in kept:
-        if execute(data) or not result.corpus:
-            result.corpus.append(data)
+        execute(data)
+        result.corpus.append(data)
     words = coverage.words()
+    long = [data[:MAX_BYTES] for each in runs() for data in target.around(each)]
+    random.shuffle(long)
+    # At most a quarter of the time, so that short runs of the driver try other things as well.
+    until = time.monotonic() + (ends - time.monotonic()) / 4
+    while long and time.monotonic() < until:
+        data = long.pop()
+        hold(data)
+        result.executions += 1
+        note(check(target, data))
     while time.monotonic() < ends and len(result.findings) < most:
         # The newest are tried more often: what they reach is least explored.
-        at = max(random.randrange(len(result.corpus)), random.randrange(len(result.corpus)))
+        at = max(random.randrange(len(result.corpus)), random.randrange(len(result.corpus)) if random.random() < 0.5 else 0)
         data = target.mutate(result.corpus[at], random, result.corpus, words)[:MAX_BYTES]
         if execute(data):
             result.corpus.append(data)

@@ -12,6 +12,7 @@ from random import Random
 
 MAX_BYTES = 16 * 1024
 """The longest input."""
+_STRETCHED = 0.08  # of all inputs: those take the time of a hundred others
 _NUMBER = re.compile(rb"\d+")
 _ODD_NUMBERS = (b"0", b"1", b"-1", b"255", b"65536", b"2147483648", b"9223372036854775808", b"1e999", b"0.1", b"9" * 400)
 _ODD_BYTES = b"\x00\x01\x09\x0a\x0d\x1b\x20\x22\x27\x5b\x5c\x7b\x7f\x80\xc2\xed\xfe\xff"
@@ -19,6 +20,16 @@ _ODD_TEXTS = tuple(
     text.encode("utf-8", "surrogatepass")
     for text in ("\u2028", "\ufeff", "\u0301", "\u202e", "\U000e0041", "²", "٣", "ß", "İ", "ﬀ", "\U0001f468\u200d", "\x9b", "\ud800")
 )  # fmt: skip
+
+# Pieces of text that mean something to somebody, to be repeated.
+_UNITS = (
+    *(" ", "\t", "\n", "\r\n", "\x00", "a", "A", "1", "é", "\u0301", "二", "。", ".", ",", ";", ":", "!", "-", "_", "*", "~", "`"),
+    *("#", "=", "|", ">", "<", "&", "[", "]", "(", ")", "](", "\\", '"', "{", "/", "+", "%", "@", "$"),
+    *("a ", "a. ", "A. ", "A.", "1.", "1, ", "1-", "- ", "1. ", "> ", "| ", " |", ":-|", "e.g. ", "a\n", "a b\n\n", "A b "),
+    *("[1]", "[1", "[a](", "<b>", "</b>", "<b ", "<!--", "&lt;", "```\n", "<think>", "</think>", "<|", "data: ", '{"a":', "[["),
+    *("May 1, ", "1 kg ", "10:30 ", "v1.", "XI ", "(1) ", "not ", "Mr. ", "\u00a0", "\u2028", "\ufeff", "\U0001f468\u200d"),
+)
+_RUN_BYTES = 12 * 1024
 
 Change = Callable[[bytes, Random, Sequence[bytes], Sequence[bytes]], bytes]
 
@@ -54,7 +65,7 @@ def _double(data: bytes, random: Random, _others: Sequence[bytes], _words: Seque
 
 def _stretch(data: bytes, random: Random, _others: Sequence[bytes], _words: Sequence[bytes]) -> bytes:
     start, end = _slice(data, random, random.choice((1, 1, 2, 4, 16)))
-    room = random.choice((32, 64, 256, 1024, MAX_BYTES)) - len(data)
+    room = random.choice((64, 512, MAX_BYTES)) - len(data)
     return data[:start] + data[start:end] * (max(2, room // max(1, end - start))) + data[end:]
 
 
@@ -89,9 +100,14 @@ _CHANGES: tuple[Change, ...] = (_flip, _set, _set, _remove, _remove, _double, _s
 
 
 def mutate(data: bytes, random: Random, others: Sequence[bytes] = (), words: Sequence[bytes] = ()) -> bytes:
-    """``data`` with one to eight changes."""
+    """``data`` with one to eight changes, or with one piece of it repeated."""
+    if random.random() < _STRETCHED:
+        return _stretch(data, random, others, words)[:MAX_BYTES]
     for _ in range(random.choice((1, 1, 2, 2, 3, 4, 8))):
-        # Long inputs are rare: they take the time of hundreds of short ones.
-        change = _stretch if random.random() < 0.03 else random.choice(_CHANGES)
-        data = change(data, random, others, words)[:MAX_BYTES]
+        data = random.choice(_CHANGES)(data, random, others, words)[:MAX_BYTES]
     return data
+
+
+def runs() -> list[bytes]:
+    """Long runs of every piece that may mean something: what takes time that grows faster than its input shows there."""
+    return [unit.encode() * (_RUN_BYTES // len(unit.encode())) for unit in _UNITS]

@@ -19,6 +19,11 @@ SEEDS = (
 )  # fmt: skip
 
 
+def around(run: bytes) -> list[bytes]:
+    """Inputs with a long run in them."""
+    return [b"# A\n\n| a |" + run + b"\nb. \x64\x40\x08" + kind for kind in (b"\x00", b"\x01")]
+
+
 def fuzz(data: bytes) -> None:
     """See the module."""
     source = Source(data)

@@ -35,6 +35,11 @@ SEEDS = (
 )  # fmt: skip
 
 
+def around(run: bytes) -> list[bytes]:
+    """Inputs with a long run in them."""
+    return [delta("A [1]. " + run.decode()) + DONE, b'data: {"choices":[{"delta":{"content":"' + run + b'"}}]}\n\n', run]
+
+
 def fuzz(data: bytes) -> None:
     """See the module."""
     source = Source(data)

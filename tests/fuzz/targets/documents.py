@@ -92,6 +92,11 @@ def mutate(data: bytes, random: Random, others: Sequence[bytes], words: Sequence
     return _archive(members) + b"\xff\xff\x05"
 
 
+def around(run: bytes) -> list[bytes]:
+    """Inputs with a long run in them."""
+    return [b"x\n\n| a |\n" + run + b"x\xff\xff" + kind for kind in (b"\x01", b"\x02", b"\x03")]
+
+
 def fuzz(data: bytes) -> None:
     """See the module."""
     kind = data[-1] if data else 0

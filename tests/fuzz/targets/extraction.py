@@ -15,8 +15,14 @@ SEEDS = (
     b"What was the fee in 2024?\xffBerths 2023\xff# Fees\n\nThe fee was 42 euros in 2023. In 2024 it was 45.5 euros per month.\xffNotice\xff| year | fee |\n|---|---|\n| 2024 | 45 |\n| 2023 | 42 |",
     b"Wie hoch ist die Miete ab dem 1. Januar 2025 in Berlin?\xffMiete\xffAb 1.1.2025 betr\xc3\xa4gt die Miete 1.200,50 \xe2\x82\xac. Bis Q3 FY24 nicht.\xff\xff- eins\n- zwei\n> drei\n```\ncode\n```",
     b"Does version 2.1 or later of Atlas support 10 GB before 5 pm?\xffAtlas v2\xffVersion 2.0 supports at most 8 GB. Version III does not, e.g. after 17:30. See [a](b) and **bold** text.",
+    b"Which?\xff\xff | a |  b |\n | :--- | ---: |\n |  1 | \t2 |\n| a |  b\n   | x\n - - - \n * * *x\n ## h  ##\n   ====   ",
     b"How many?\xff\xffTitle\n=====\n\nRow;\ttwo\nx 12 kg; - 4 \xc2\xb0C to 5th of May\xe3\x80\x82\xe4\xba\x8c\xe3\x80\x82",
 )  # fmt: skip
+
+
+def around(run: bytes) -> list[bytes]:
+    """Inputs with a long run in them."""
+    return [b"q\xff\xff| a | b |\n" + run + b"| a | b", b"What is the fee in 2024?\xffFees\xffThe fee is 4 kg" + run + b"x.", run[:4000] + b"\xff\xffThe fee is 4 kg."]
 
 
 def fuzz(data: bytes) -> None:

@@ -42,6 +42,11 @@ def mutate(data: bytes, random: Random, others: Sequence[bytes], words: Sequence
     return b"\x01" + mutate_message(pb.Filter, data[1:], random, others, words)
 
 
+def around(run: bytes) -> list[bytes]:
+    """Inputs with a long run in them."""
+    return [b"\x00a>=" + run, b"\x00" + run + b"=x"]
+
+
 def fuzz(data: bytes) -> None:
     """See the module."""
     try:

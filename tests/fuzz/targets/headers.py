@@ -26,6 +26,11 @@ SEEDS = (
 )
 
 
+def around(run: bytes) -> list[bytes]:
+    """Inputs with a long run in them."""
+    return [run[:3000] + b"\xffBearer " + run[:3000] + b"\xff" + run[:3000]]
+
+
 def fuzz(data: bytes) -> None:
     """See the module."""
     source = Source(data)

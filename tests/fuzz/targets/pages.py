@@ -18,6 +18,11 @@ SEEDS = (
     b"document-1\xffcollections\xff\x00", b"17\xff\xff", write_token("a", "b").encode() + b"\xffb", b"\xc3\xa9\xffx")
 
 
+def around(run: bytes) -> list[bytes]:
+    """Inputs with a long run in them."""
+    return [run + b"\xffx"]
+
+
 def fuzz(data: bytes) -> None:
     """See the module."""
     source = Source(data)

@@ -12,6 +12,11 @@ SEEDS = (
 )
 
 
+def around(run: bytes) -> list[bytes]:
+    """Inputs with a long run in them."""
+    return [b"data: " + run, run + b"\n\ndata: x"]
+
+
 def fuzz(data: bytes) -> None:
     """See the module."""
     source = Source(data)

@@ -22,6 +22,11 @@ SEEDS = (
 )
 
 
+def around(run: bytes) -> list[bytes]:
+    """Inputs with a long run in them."""
+    return [b"a " + run + b" b\xff\x14\x28\x01"]
+
+
 def fuzz(data: bytes) -> None:
     """See the module."""
     source = Source(data)

@@ -55,6 +55,11 @@ _ISSUERS = (
 )
 
 
+def around(run: bytes) -> list[bytes]:
+    """Inputs with a long run in them."""
+    return [b"\xff".join((b'{"alg":"HS256"}', b'{"sub":"' + run[:3000] + b'"}', run[:3000], run[:3000], b"Bearer " + run[:3000])) + b"\xff\x00"]
+
+
 def fuzz(data: bytes) -> None:
     """See the module."""
     source = Source(data)
