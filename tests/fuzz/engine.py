@@ -191,66 +191,86 @@ class Run:
     known: int = 0
 
 
-def run(target: Target, ends: float, seed: int, *, more: Sequence[bytes] = (), current: Any = None, most: int = _MOST_FINDINGS) -> Run:
-    """Fuzz ``target`` until ``ends`` (of time.monotonic); ``more`` are inputs beside those that the repository keeps.
+def run(
+    target: Target,
+    ends: float,
+    seed: int,
+    *,
+    more: Sequence[bytes] = (),
+    current: Any = None,
+    most: int = _MOST_FINDINGS,
+) -> Run:
+    """Fuzz ``target`` until ``ends`` (of time.monotonic), or until there are ``most`` findings.
 
-    It ends before, with ``most`` findings.
-    ``current`` holds the input that is running, behind its length in four bytes, for what ends the whole process.
+    ``more`` are inputs beside those that the repository keeps. ``current`` holds the input that is running, behind its
+    length in four bytes, for what ends the whole process.
     """
     random = Random(seed)
-    coverage = Coverage()
-    result = Run()
-    known = {entry.place for entry in known_findings() if entry.target == target.name}
-
-    def note(finding: Finding | None) -> None:
-        if finding is None:
-            return
-        if finding.place in known:
-            result.known += 1
-        else:
-            result.findings.setdefault(finding.place, finding)
-
-    def hold(data: bytes) -> None:
-        if current is not None:
-            current[: 4 + len(data)] = len(data).to_bytes(4, "big") + data
-
-    def execute(data: bytes) -> bool:
-        hold(data)
-        before = coverage.lines
-        result.executions += 1
-        try:
-            with limited(allowed(data)), coverage:
-                target.fuzz(data)
-        except TooSlow:
-            # Again without tracing, which may be all that made it slow.
-            note(check(target, data))
-        except Exception as error:
-            note(found(error, data))
-        return coverage.lines > before
-
-    kept = [data[:MAX_BYTES] for data in [*target.kept(), *more]]
-    for data in kept:
-        execute(data)
-        result.corpus.append(data)
-    words = coverage.words()
+    fuzzer = _Fuzzer(target, current)
+    result = fuzzer.result
+    for data in (*target.kept(), *more):
+        fuzzer.trace(data[:MAX_BYTES])
+        result.corpus.append(data[:MAX_BYTES])
+    words = fuzzer.coverage.words()
     long = [data[:MAX_BYTES] for each in runs() for data in target.around(each)]
     random.shuffle(long)
-    # At most a quarter of the time, so that short runs of the driver try other things as well.
+    # At most a quarter of the time, so that a short run tries other things as well.
     until = time.monotonic() + (ends - time.monotonic()) / 4
     while long and time.monotonic() < until:
-        data = long.pop()
-        hold(data)
-        result.executions += 1
-        note(check(target, data))
+        fuzzer.check(long.pop())
     while time.monotonic() < ends and len(result.findings) < most:
         # The newest are tried more often: what they reach is least explored.
-        at = max(random.randrange(len(result.corpus)), random.randrange(len(result.corpus)) if random.random() < 0.5 else 0)
+        newest = random.randrange(len(result.corpus)) if random.random() < 0.5 else 0
+        at = max(random.randrange(len(result.corpus)), newest)
         data = target.mutate(result.corpus[at], random, result.corpus, words)[:MAX_BYTES]
-        if execute(data):
+        if fuzzer.trace(data):
             result.corpus.append(data)
             result.new.append(data)
-    result.lines = coverage.lines
+    result.lines = fuzzer.coverage.lines
     return result
+
+
+class _Fuzzer:
+    """Runs inputs of one target, and notes what they show."""
+
+    def __init__(self, target: Target, current: Any) -> None:
+        self.coverage = Coverage()
+        self.result = Run()
+        self._target = target
+        self._current = current
+        self._known = {entry.place for entry in known_findings() if entry.target == target.name}
+
+    def trace(self, data: bytes) -> bool:
+        """Run an input; whether it reached a new line."""
+        self._begin(data)
+        before = self.coverage.lines
+        try:
+            with limited(allowed(data)), self.coverage:
+                self._target.fuzz(data)
+        except TooSlow:
+            # Again without tracing, which may be all that made it slow.
+            self._note(check(self._target, data))
+        except Exception as error:
+            self._note(found(error, data))
+        return self.coverage.lines > before
+
+    def check(self, data: bytes) -> None:
+        """Run an input without tracing."""
+        self._begin(data)
+        self._note(check(self._target, data))
+
+    def _begin(self, data: bytes) -> None:
+        self.result.executions += 1
+        if self._current is not None:
+            self._current[: 4 + len(data)] = len(data).to_bytes(4, "big") + data
+
+    def _note(self, finding: Finding | None) -> None:
+        if finding is None:
+            return
+        if finding.place in self._known:
+            self.result.known += 1
+        else:
+            self.result.findings.setdefault(finding.place, finding)
 
 
 def smallest(target: Target, inputs: Sequence[bytes]) -> list[bytes]:

@@ -15,7 +15,21 @@ from tests.fuzz import mutations
 _INTEGERS = (0, 1, -1, 7, 50, 1000, 86_400, 2**31 - 1, -(2**31))
 _LONG_INTEGERS = (*_INTEGERS, 2**53, 2**63 - 1, -(2**63), 253_402_300_799, 253_402_300_800)
 _FLOATS = (0.0, -0.0, 0.5, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e308, 5e-324)
-_TEXTS = ("", "default", "nowhere", "user:alice", "group:staff", "tenant:*", "\0", "a\n", "..", "²", "x" * 200, "\u202e", "%s")
+_TEXTS = (
+    "",
+    "default",
+    "nowhere",
+    "user:alice",
+    "group:staff",
+    "tenant:*",
+    "\0",
+    "a\n",
+    "..",
+    "²",
+    "x" * 200,
+    "\u202e",
+    "%s",
+)
 _DEEPEST = 12
 
 
@@ -38,7 +52,7 @@ def mutate_message(
 
 
 def _change(message: Message, random: Random, words: Sequence[bytes], depth: int) -> None:
-    fields: Sequence[FieldDescriptor] = message.DESCRIPTOR.fields
+    fields: Sequence[Any] = message.DESCRIPTOR.fields
     if not fields or depth > _DEEPEST:
         return
     descriptor = random.choice(fields)

@@ -14,7 +14,18 @@ MAX_BYTES = 16 * 1024
 """The longest input."""
 _STRETCHED = 0.08  # of all inputs: those take the time of a hundred others
 _NUMBER = re.compile(rb"\d+")
-_ODD_NUMBERS = (b"0", b"1", b"-1", b"255", b"65536", b"2147483648", b"9223372036854775808", b"1e999", b"0.1", b"9" * 400)
+_ODD_NUMBERS = (
+    b"0",
+    b"1",
+    b"-1",
+    b"255",
+    b"65536",
+    b"2147483648",
+    b"9223372036854775808",
+    b"1e999",
+    b"0.1",
+    b"9" * 400,
+)
 _ODD_BYTES = b"\x00\x01\x09\x0a\x0d\x1b\x20\x22\x27\x5b\x5c\x7b\x7f\x80\xc2\xed\xfe\xff"
 _ODD_TEXTS = tuple(
     text.encode("utf-8", "surrogatepass")
@@ -23,11 +34,81 @@ _ODD_TEXTS = tuple(
 
 # Pieces of text that mean something to somebody, to be repeated.
 _UNITS = (
-    *(" ", "\t", "\n", "\r\n", "\x00", "a", "A", "1", "é", "\u0301", "二", "。", ".", ",", ";", ":", "!", "-", "_", "*", "~", "`"),
+    *(
+        " ",
+        "\t",
+        "\n",
+        "\r\n",
+        "\x00",
+        "a",
+        "A",
+        "1",
+        "é",
+        "\u0301",
+        "二",
+        "。",
+        ".",
+        ",",
+        ";",
+        ":",
+        "!",
+        "-",
+        "_",
+        "*",
+        "~",
+        "`",
+    ),
     *("#", "=", "|", ">", "<", "&", "[", "]", "(", ")", "](", "\\", '"', "{", "/", "+", "%", "@", "$"),
-    *("a ", "a. ", "A. ", "A.", "1.", "1, ", "1-", "- ", "1. ", "> ", "| ", " |", ":-|", "e.g. ", "a\n", "a b\n\n", "A b "),
-    *("[1]", "[1", "[a](", "<b>", "</b>", "<b ", "<!--", "&lt;", "```\n", "<think>", "</think>", "<|", "data: ", '{"a":', "[["),
-    *("May 1, ", "1 kg ", "10:30 ", "v1.", "XI ", "(1) ", "not ", "Mr. ", "\u00a0", "\u2028", "\ufeff", "\U0001f468\u200d"),
+    *(
+        "a ",
+        "a. ",
+        "A. ",
+        "A.",
+        "1.",
+        "1, ",
+        "1-",
+        "- ",
+        "1. ",
+        "> ",
+        "| ",
+        " |",
+        ":-|",
+        "e.g. ",
+        "a\n",
+        "a b\n\n",
+        "A b ",
+    ),
+    *(
+        "[1]",
+        "[1",
+        "[a](",
+        "<b>",
+        "</b>",
+        "<b ",
+        "<!--",
+        "&lt;",
+        "```\n",
+        "<think>",
+        "</think>",
+        "<|",
+        "data: ",
+        '{"a":',
+        "[[",
+    ),
+    *(
+        "May 1, ",
+        "1 kg ",
+        "10:30 ",
+        "v1.",
+        "XI ",
+        "(1) ",
+        "not ",
+        "Mr. ",
+        "\u00a0",
+        "\u2028",
+        "\ufeff",
+        "\U0001f468\u200d",
+    ),
 )
 _RUN_BYTES = 12 * 1024
 
@@ -92,11 +173,26 @@ def _number(data: bytes, random: Random, _others: Sequence[bytes], _words: Seque
     if not found:
         return data
     at = random.choice(found)
-    number = random.choice(_ODD_NUMBERS) if random.random() < 0.6 else str(int(at[0][:9]) + random.randint(-2, 2)).encode()
+    number = (
+        random.choice(_ODD_NUMBERS) if random.random() < 0.6 else str(int(at[0][:9]) + random.randint(-2, 2)).encode()
+    )
     return data[: at.start()] + number + data[at.end() :]
 
 
-_CHANGES: tuple[Change, ...] = (_flip, _set, _set, _remove, _remove, _double, _splice, _cross, _word, _word, _word, _number)
+_CHANGES: tuple[Change, ...] = (
+    _flip,
+    _set,
+    _set,
+    _remove,
+    _remove,
+    _double,
+    _splice,
+    _cross,
+    _word,
+    _word,
+    _word,
+    _number,
+)
 
 
 def mutate(data: bytes, random: Random, others: Sequence[bytes] = (), words: Sequence[bytes] = ()) -> bytes:

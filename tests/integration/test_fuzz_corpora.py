@@ -11,7 +11,7 @@ def failure(target: Target, data: bytes) -> Finding | None:
     """What the input shows, without a look at the time it takes."""
     try:
         target.fuzz(data)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - every exception is a fault
         return found(error, data)
     return None
 

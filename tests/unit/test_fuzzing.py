@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from groundwire.common.v1 import filter_pb2
 from services.generation.completions.ending import read_finish
 from tests.fuzz import engine, runner
 from tests.fuzz.engine import Fault, Known, Run, Target, check, smallest
@@ -79,7 +80,7 @@ def test_a_run_is_repeated_by_its_seed() -> None:
         data = mutate(b"some text 42 \xff", Random(seed), [b"other"], words)
         assert len(data) <= MAX_BYTES
     message = filters.SEEDS[0][1:]
-    changed = [mutate_message(filters.pb.Filter, message, Random(seed), (), words) for seed in range(50)]
+    changed = [mutate_message(filter_pb2.Filter, message, Random(seed), (), words) for seed in range(50)]
     assert len(set(changed)) > 25
 
 
@@ -92,7 +93,13 @@ def test_few_inputs_reach_what_many_reach() -> None:
 
 def test_a_source_gives_texts_from_the_front_and_numbers_from_the_end() -> None:
     source = Source(b"one\xfft\xc3\xa4\xffrest\x05")
-    assert (source.number(), source.text(), source.text(), bool(source), source.part()) == (5, "one", "tä", True, b"rest")
+    assert (source.number(), source.text(), source.text(), bool(source), source.part()) == (
+        5,
+        "one",
+        "tä",
+        True,
+        b"rest",
+    )
     assert (source.text(), source.number(300), bool(source)) == ("", 0, False)
     assert [list(piece) for piece in Source(b"\x02\x01\x02").cuts("abc")] == [["a"], ["b"], ["c"]]
 

@@ -24,7 +24,10 @@ SEEDS = (
 
 def around(run: bytes) -> list[bytes]:
     """Inputs with a long run in them."""
-    return [b"The fee " + run + b" is [1].\xffq\xfft\xffThe fee is 4.", b"A [1].\xff" + run[:5000] + b"\xff" + run[:2000] + b"\xff" + run]
+    return [
+        b"The fee " + run + b" is [1].\xffq\xfft\xffThe fee is 4.",
+        b"A [1].\xff" + run[:5000] + b"\xff" + run[:2000] + b"\xff" + run,
+    ]
 
 
 def fuzz(data: bytes) -> None:

@@ -37,7 +37,11 @@ SEEDS = (
 
 def around(run: bytes) -> list[bytes]:
     """Inputs with a long run in them."""
-    return [delta("A [1]. " + run.decode()) + DONE, b'data: {"choices":[{"delta":{"content":"' + run + b'"}}]}\n\n', run]
+    return [
+        delta("A [1]. " + run.decode()) + DONE,
+        b'data: {"choices":[{"delta":{"content":"' + run + b'"}}]}\n\n',
+        run,
+    ]
 
 
 def fuzz(data: bytes) -> None:

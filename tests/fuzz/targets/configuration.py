@@ -35,17 +35,17 @@ SEEDS = (
     b'data_dir = "/tmp/x"\nzone = "a"\n[addresses]\nstore = "unix:/tmp/s"\nquery = "[::1]:5"\n[failover]\n[drain]\ndelay = 1\n\xff\x00',
     b"[[generation.endpoints]]\nname = 'a'\nkind = 'openai'\nurl = 'http://127.0.0.1:1/v1'\nmodel = 'm'\n[generation]\nmax_tokens = 10\n\xff\x00",
     b"[[authentication.issuers]]\nname = 'https://i'\naudience = ['a']\njwks_file = '/x'\nalgorithm = 'RS256'\n[authentication.issuers.claims]\ngroups = ['/a/b']\n\xff\x01",
-    b"\xffGENERATION__ENDPOINTS=[{\"name\": 1}]\xffADMISSION={\"quotas\": {}}\xffZONE=" + b"z" * 70 + b"\xffNOPE=1\x00",
+    b'\xffGENERATION__ENDPOINTS=[{"name": 1}]\xffADMISSION={"quotas": {}}\xffZONE=' + b"z" * 70 + b"\xffNOPE=1\x00",
     b"[endpoints.retrieval]\nprimary = ['static:///10.0.0.1:1,10.0.0.2:1@z']\n[tls]\n[encryption]\n[authorization.roles]\nx = ['query:*']\n\xffLOG__LEVEL=x\x05",
     b"\xffADDRESSES__QUERY=host:" + b"1" * 6000 + b"\xffADDRESSES__STORE=[::1]:\xc2\xb2" + b"\x00",
-    b"\xffENDPOINTS__QUERY__PRIMARY=[\"a:1\"]\xffA=host:\xc2\xb2\xffB=host:" + b"1" * 5000 + b"\x00",
+    b'\xffENDPOINTS__QUERY__PRIMARY=["a:1"]\xffA=host:\xc2\xb2\xffB=host:' + b"1" * 5000 + b"\x00",
     b"[development]\nsecret = '" + _SECRET.encode() + b"'\n[retrieval.stores.a]\nkind='chroma'\n\xff\x05",
 )  # fmt: skip
 
 
 def around(run: bytes) -> list[bytes]:
     """Inputs with a long run in them."""
-    return [run[:6000] + b"\xffZONE=" + run[:6000] + b"\xff\x00", b"\xffENDPOINTS__QUERY__PRIMARY=[\"" + run + b"\"]\x00"]
+    return [run[:6000] + b"\xffZONE=" + run[:6000] + b"\xff\x00", b'\xffENDPOINTS__QUERY__PRIMARY=["' + run + b'"]\x00']
 
 
 def fuzz(data: bytes) -> None:

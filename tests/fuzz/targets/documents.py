@@ -67,7 +67,7 @@ SEEDS = (
     b"plain text\n\nof two paragraphs\xff\xff\x01",
     b"\xff\xfea\x00b\x00\n\x00\xff\xff\x01",
     b"caf\xe9 cr\xe8me\xff\xff\x01",
-    b"# A *b* [c](d)\n\n- one\n  1. two\n\n> three\n\n```py\nx\n```\n\n| a | b |\n|:--|---|\n| 1 | `2` |\n\n<div>x</div>\n\n[r]: u \"t\"\xff\xff\x02",
+    b'# A *b* [c](d)\n\n- one\n  1. two\n\n> three\n\n```py\nx\n```\n\n| a | b |\n|:--|---|\n| 1 | `2` |\n\n<div>x</div>\n\n[r]: u "t"\xff\xff\x02',
     b"---\ntitle: x\n---\nSetext\n===\n\n***\n    code\n\\* &amp; ![i](u)\xff\xff\x02",
     b"<!doctype html><html><head><title>T &amp; t</title></head><body><h1>A</h1><p>b<br>c<table><tr><th colspan=2>d</th></tr><tr><td>e<td>f</table><ul><li>g<ol><li>h</ol></ul><pre> i\n j</pre></body></html>\xff\xff\x03",
     b"<nav>x</nav><article><header><h2>A</h2></header><p hidden>b<script>c</script><!-- d --><form><select><option>e</form>\xff\xff\x03",

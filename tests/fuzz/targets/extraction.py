@@ -22,7 +22,11 @@ SEEDS = (
 
 def around(run: bytes) -> list[bytes]:
     """Inputs with a long run in them."""
-    return [b"q\xff\xff| a | b |\n" + run + b"| a | b", b"What is the fee in 2024?\xffFees\xffThe fee is 4 kg" + run + b"x.", run[:4000] + b"\xff\xffThe fee is 4 kg."]
+    return [
+        b"q\xff\xff| a | b |\n" + run + b"| a | b",
+        b"What is the fee in 2024?\xffFees\xffThe fee is 4 kg" + run + b"x.",
+        run[:4000] + b"\xff\xffThe fee is 4 kg.",
+    ]
 
 
 def fuzz(data: bytes) -> None:

@@ -17,7 +17,10 @@ from tests.fuzz.messages import mutate_message
 from tests.fuzz.mutations import mutate as mutate_bytes
 from tests.fuzz.source import Source
 
-_HELD: Sequence[Metadata] = ({}, {"year": 2025.0, "kind": "letter", "tags": ("a", "b"), "open": True, "k": -0.0, "": ""})
+_HELD: Sequence[Metadata] = (
+    {},
+    {"year": 2025.0, "kind": "letter", "tags": ("a", "b"), "open": True, "k": -0.0, "": ""},
+)
 _CONDITIONS = b"\x00"  # in front of conditions as they are typed; what is behind any other byte is a message
 
 

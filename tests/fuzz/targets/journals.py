@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from random import Random
 
@@ -113,7 +114,5 @@ def _open_spool(data: bytes) -> None:
         assert spool.waiting is not None
         await spool.close()
 
-    try:
+    with contextlib.suppress(GroundwireError):
         _LOOP.run_until_complete(open_and_close())
-    except GroundwireError:
-        pass

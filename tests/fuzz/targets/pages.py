@@ -15,7 +15,11 @@ from tests.fuzz.source import Source
 SEEDS = (
     "²".encode(),
     b"9" * 5000,
-    b"document-1\xffcollections\xff\x00", b"17\xff\xff", write_token("a", "b").encode() + b"\xffb", b"\xc3\xa9\xffx")
+    b"document-1\xffcollections\xff\x00",
+    b"17\xff\xff",
+    write_token("a", "b").encode() + b"\xffb",
+    b"\xc3\xa9\xffx",
+)
 
 
 def around(run: bytes) -> list[bytes]:

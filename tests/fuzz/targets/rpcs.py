@@ -56,12 +56,16 @@ _METADATA: tuple[tuple[tuple[str, str], ...], ...] = (
     (("authorization", "Bearer"), ("authorization", "x")),
     (("grpc-timeout", "1n"), ("x-groundwire-acting-service", "query")),
 )  # fmt: skip
-_PLACES = {path.replace("/groundwire.", "").split(".")[0] + "/" + path.rpartition("/")[2]: n for n, (_, path, _) in enumerate(_METHODS)}
+_PLACES = {
+    path.replace("/groundwire.", "").split(".")[0] + "/" + path.rpartition("/")[2]: n
+    for n, (_, path, _) in enumerate(_METHODS)
+}
 _BETWEEN_CHECKS = 50
 _BETWEEN_MESHES = 3000  # what earlier calls have written makes later ones slower
 
 SEEDS = tuple(
-    bytes([place, 0]) + (BUILT[name].SerializeToString() if name in BUILT else b"") for name, place in sorted(_PLACES.items())
+    bytes([place, 0]) + (BUILT[name].SerializeToString() if name in BUILT else b"")
+    for name, place in sorted(_PLACES.items())
 )
 
 
@@ -142,7 +146,13 @@ def _check_documents(ended: Ended) -> None:
 
 async def _check_alive(mesh: Mesh) -> None:
     ends = time.monotonic() + 60
-    for name in ("query/Query", "ingestion/ListCollections", "monitoring/GetTopology", "generation/ListEndpoints", "store/GetCapabilities"):
+    for name in (
+        "query/Query",
+        "ingestion/ListCollections",
+        "monitoring/GetTopology",
+        "generation/ListEndpoints",
+        "store/GetCapabilities",
+    ):
         room = name.partition("/")[0]
         while True:
             ended = await _good(mesh, room, name)
