@@ -12,8 +12,8 @@ That is ten times what the slowest take, and the time of other processes does no
 false alarm. What takes time that grows faster than its input shows there because inputs have up to 16 KiB.
 
 Why not Atheris: it has wheels for some architectures and releases of Python alone, so that a driver like this one would be
-needed beside it. It tried about as many inputs in the same time and did not find more: of seven faults that were planted
-in copies of the code, both found the same two within 30 s, Atheris one of them after 18 s and this driver after 2 s.
+needed beside it. It tried about as many inputs in the same time and did not find more: of seven faults planted in a copy
+of the code, each found the same two within 30 s for a target, one of them after 18 s (Atheris) and 2 s (this driver).
 Besides, libFuzzer ends its process at the first finding.
 """
 

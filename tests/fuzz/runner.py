@@ -83,12 +83,11 @@ def _run_all(targets: list[str], seconds: float, seed: int, *, keep: bool) -> di
     waiting = sorted(targets, key=lambda name: -_SHARES.get(name, 1.0))
     jobs: dict[Any, Job] = {}
     results: dict[str, Run] = {}
-    ends = time.monotonic() + seconds
     while waiting or jobs:
         while waiting and len(jobs) < lanes:
             name = waiting.pop(0)
             share = min(seconds, seconds * lanes * _SHARES.get(name, 1.0) / whole)
-            job = _begin(name, min(ends, time.monotonic() + share), seed, keep=keep)
+            job = _begin(name, share, seed, keep=keep)
             jobs[job.process.sentinel] = job
         wait([*jobs, *(job.results for job in jobs.values())], timeout=1.0)
         for sentinel, job in list(jobs.items()):
@@ -98,19 +97,21 @@ def _run_all(targets: list[str], seconds: float, seed: int, *, keep: bool) -> di
     return results
 
 
-def _begin(name: str, ends: float, seed: int, *, keep: bool) -> Job:
+def _begin(name: str, seconds: float, seed: int, *, keep: bool) -> Job:
     receiving, sending = _PROCESSES.Pipe(duplex=False)
     current = _PROCESSES.RawArray("B", 4 + MAX_BYTES)
-    process = _PROCESSES.Process(target=_work, args=(name, ends, seed, sending, current, keep), daemon=True)
+    process = _PROCESSES.Process(target=_work, args=(name, seconds, seed, sending, current, keep), daemon=True)
     process.start()
     sending.close()
-    return Job(name, process, receiving, current, ends)
+    return Job(name, process, receiving, current, time.monotonic() + seconds)
 
 
-def _work(name: str, ends: float, seed: int, results: Connection, current: Any, keep: bool) -> None:
+def _work(name: str, seconds: float, seed: int, results: Connection, current: Any, keep: bool) -> None:
     """What the process of one target does."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     target = Target.load(name)
+    # From now on: how long loading takes says nothing about the target.
+    ends = time.monotonic() + seconds
     # What is tried logs what it refuses, and that is not of interest here.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
