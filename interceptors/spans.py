@@ -29,6 +29,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 _PROPAGATOR = TraceContextTextMapPropagator()
 # Empty, and so told apart from none: without a parent, nobody else's span must become it.
 _ROOT = Context()
+_LONGEST_TRACEPARENT = 512  # characters; that of the propagator
 # Under which key a context holds its span.
 (_SPAN_KEY,) = trace.set_span_in_context(INVALID_SPAN, _ROOT)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
@@ -54,7 +55,8 @@ class ServerSpan(NonRecordingSpan, ReadableSpan):
     def __init__(self, tracer: Tracer, name: str, traceparent: str | None) -> None:
         """Begin, as a child of the remote span that ``traceparent`` (W3C Trace Context) names, if it names one."""
         above, parent = _ROOT, None
-        if traceparent is not None:
+        # The propagator would log a warning for each that is longer, and callers can send any number.
+        if traceparent is not None and len(traceparent) <= _LONGEST_TRACEPARENT:
             above = _PROPAGATOR.extract({"traceparent": traceparent})
             found = trace.get_current_span(above).get_span_context()
             parent = found if found.is_valid else None

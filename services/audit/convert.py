@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ _MAX_PROOF = 64
 _MAX_NOTE = 16 * 1024
 # The years that RFC 3339 can spell with four digits: 1970 to 9999.
 _MAX_SECONDS = 253_402_300_799
+_MAX_DURATION = 315_576_000_000  # seconds; that of protobuf's Duration
+_POSITION = re.compile(r"[0-9]{1,18}")
 _DECISIONS = {pb.DECISION_ALLOWED: Decision.ALLOWED, pb.DECISION_DENIED: Decision.DENIED}
 _STAGES = {
     pb.STAGE_UNSPECIFIED: Stage.ENDED,
@@ -61,10 +64,10 @@ def _read_event(message: pb.AuditEvent, place: int, violations: Violations) -> A
         decision is None
         or stage is None
         or not EVENT_ID.fullmatch(message.event_id)
-        or not 0 < time.seconds <= _MAX_SECONDS
+        or not _is_moment(time)
         or len(message.query_hmac) not in (0, 32)
         or len(message.answer_sha256) not in (0, 32)
-        or duration.seconds < 0
+        or not _is_duration(duration)
         or not 0 <= message.code <= 16
         or max(map(len, lists)) > MAX_IDS
     ):
@@ -100,8 +103,10 @@ def _add_violations(message: pb.AuditEvent, path: str, violations: Violations) -
     violations.require(message.decision in _DECISIONS, f"{path}.decision", "must be a known decision")
     named = EVENT_ID.fullmatch(message.event_id) is not None
     violations.require(named, f"{path}.event_id", "must be 1 to 128 of [A-Za-z0-9._-]")
-    violations.require(0 < message.time.seconds <= _MAX_SECONDS, f"{path}.time", "must be set, after 1970")
-    violations.require(message.duration.seconds >= 0, f"{path}.duration", "must not be negative")
+    violations.require(_is_moment(message.time), f"{path}.time", "must be set, after 1970, with 0 to 999,999,999 nanos")
+    violations.require(
+        _is_duration(message.duration), f"{path}.duration", "must not be negative, with 0 to 999,999,999 nanos"
+    )
     violations.require(0 <= message.code <= 16, f"{path}.code", "must be a gRPC status code")
     for name in ("query_hmac", "answer_sha256"):
         violations.require(len(getattr(message, name)) in (0, 32), f"{path}.{name}", "must have 32 bytes")
@@ -165,8 +170,11 @@ def read_listing(message: pb.ListEventsRequest, tenant: str) -> Listing:
     order = "newest first" if message.newest_first else "oldest first"
     scope = ("events", order, tenant, message.filter.SerializeToString(deterministic=True).hex())
     after = paging.read_token(message.page_token, violations, *scope)
+    # The check sum of a token is no secret: a caller can make one for a position that no event has.
+    known = not after or _POSITION.fullmatch(after) is not None
+    violations.require(known, "page_token", "is not a token of an earlier response to this request")
     violations.raise_if_any()
-    return Listing(wanted, int(after) if after.isdigit() else None, limit, message.newest_first, scope)
+    return Listing(wanted, int(after) if after else None, limit, message.newest_first, scope)
 
 
 def read_watch(message: pb.WatchEventsRequest, size: int) -> tuple[EventFilter, int]:
@@ -192,6 +200,14 @@ def _read_filter(message: pb.EventFilter, violations: Violations) -> EventFilter
         document_id=escape(message.document_id) or None,
         request_id=escape(message.request_id) or None,
     )
+
+
+def _is_moment(time: Timestamp) -> bool:
+    return 0 < time.seconds <= _MAX_SECONDS and 0 <= time.nanos < NANOSECONDS
+
+
+def _is_duration(duration: Duration) -> bool:
+    return 0 <= duration.seconds <= _MAX_DURATION and 0 <= duration.nanos < NANOSECONDS
 
 
 def _nanoseconds(message: Timestamp) -> int:

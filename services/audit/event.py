@@ -130,8 +130,14 @@ def encode(event: AuditEvent) -> bytes:
 
 
 def decode(leaf: bytes) -> AuditEvent:
-    """The event of a leaf; ValueError (or KeyError) if it is none."""
-    values: dict[str, Any] = json.loads(leaf)
+    """The event of a leaf; ValueError if it is none."""
+    try:
+        return _read(json.loads(leaf))
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError("not an event") from error
+
+
+def _read(values: dict[str, Any]) -> AuditEvent:
     if values.pop("v") != VERSION:
         raise ValueError("an event of a version that is not known here")
     moment, _, nanos = values.pop("time").rstrip("Z").partition(".")

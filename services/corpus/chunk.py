@@ -38,6 +38,9 @@ class Passage:
         """Read back what :meth:`to_payload` wrote; raise DataLoss if the bytes are damaged."""
         try:
             fields = json.loads(payload)
-            return cls(str(fields["t"]), int(fields["s"]), int(fields["e"]), tuple(fields["h"]), int(fields["p"]))
-        except (ValueError, KeyError, TypeError) as error:
+            headings = tuple(map(str, fields["h"]))
+            passage = cls(str(fields["t"]), int(fields["s"]), int(fields["e"]), headings, int(fields["p"]))
+            "".join((passage.text, *headings)).encode()  # JSON may hold half a character, which cannot be sent
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise DataLoss("a stored passage cannot be read") from error
+        return passage

@@ -12,9 +12,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
+
+_PORT = re.compile(r"[0-9]{1,9}")
 
 
 class TargetKind(Enum):
@@ -59,7 +62,7 @@ def parse_targets(text: str) -> list[Target]:
     named = rest.startswith("dns:")
     address = rest.removeprefix("dns:").lstrip("/") if named else rest
     host, colon, port = address.rpartition(":")
-    if not colon or not host or "/" in host or not port.isdigit() or not 0 <= int(port) <= 65_535:
+    if not colon or not host or "/" in host or not _PORT.fullmatch(port) or int(port) > 65_535:
         raise ValueError(f"{text!r} is not HOST:PORT, unix:/PATH, dns:///NAME:PORT, static:///A,B or xds:///NAME")
     # What this machine calls itself needs no resolver, and has two addresses for one server.
     fixed = _is_ip(host.strip("[]")) or host == "localhost"

@@ -19,6 +19,7 @@ def target(address: str) -> str:
 
 _SCHEME = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<rest>.*)", re.DOTALL)
 _HOST = re.compile(r"[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._\-]+)?\]")
+_PORT = re.compile(r"[0-9]{1,9}")
 _HIGHEST = 65_535
 _SECURE = {"https", "grpcs"}
 
@@ -53,7 +54,7 @@ def _correct(text: str, port: str, lowest: int) -> tuple[str, str]:
         host, given = ("127.0.0.1", rest) if rest.isdecimal() else (rest, "")
     if not given:
         given, why = port, why + "; the port was missing"
-    if not given.isdecimal() or not given.isascii() or not lowest <= int(given) <= _HIGHEST:
+    if not _PORT.fullmatch(given) or not lowest <= int(given) <= _HIGHEST:
         return "", f": a port is a number from {max(1, lowest)} to {_HIGHEST}"
     if not host:
         host = "127.0.0.1"
