@@ -106,7 +106,7 @@ def check_ports(addresses: Mapping[str, str], announced: Collection[str] = (), p
                 problems.setdefault("another groundwire uses this data directory", []).append(f"{address} ({name})")
             continue
         host, _, port = address.rpartition(":")
-        if not port.isdigit() or int(port) > 65535:
+        if not port.isdecimal() or int(port) > 65535:
             raise usage(f"the {name} service's address {address!r} is not HOST:PORT")
         if problem := listen_problem(host.strip("[]"), int(port)):
             problems.setdefault(problem, []).append(f"{address} ({name})")

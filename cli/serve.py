@@ -129,7 +129,11 @@ async def _serve(settings: dict[str, Settings], listen: str | None, worker: Work
 def _require_free(name: str, address: str) -> None:
     """Raise ConfigurationError now: what is opened first may take seconds, and has things to tell."""
     host, _, port = address.rpartition(":")
-    if not address.startswith("unix:") and port.isdigit() and (problem := listen_problem(host.strip("[]"), int(port))):
+    if (
+        not address.startswith("unix:")
+        and port.isdecimal()
+        and (problem := listen_problem(host.strip("[]"), int(port)))
+    ):
         raise ConfigurationError(
             f"{name}: cannot listen on {address}: {problem} (is another groundwire running? `groundwire status` shows it)"
         )

@@ -49,7 +49,7 @@ def workers_of(service: str, count: int, address: str, *options: str) -> tuple[l
     if sys.platform != "linux":
         raise usage(f"{service}.workers: several processes on one port need Linux; set workers to 1")
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise usage(f"{service}: cannot listen on {address!r}: that is not HOST:PORT")
     try:
         held = reserve(host.strip("[]"), int(port))

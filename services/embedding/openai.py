@@ -329,7 +329,7 @@ def _retry_after(value: str) -> float:
     """Seconds from the Retry-After header, a number or a date (RFC 9110, section 10.2.3); 1 where it says nothing."""
     value = value.strip()[:_LONGEST_DATE]
     try:
-        seconds = float(value) if value.isdigit() else parsedate_to_datetime(value).timestamp() - time.time()
+        seconds = float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
     except (ValueError, TypeError, IndexError, OverflowError, OSError):  # what the library makes of odd dates
         return 1.0
     return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

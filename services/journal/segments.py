@@ -226,7 +226,7 @@ class Segments:
     def _recover_one(self, name: str, visit: Visit, *, last: bool, covered: int) -> Trimmed | None:
         data = self._files.read(name, 0, self._files.size(name))
         stated = name.removesuffix(SUFFIX)
-        first = int(stated) if stated.isdigit() else -1
+        first = int(stated) if stated.isdecimal() else -1
         if self._segments and first != self.next:
             previous = self._segments[-1]
             if first < previous.next:
@@ -318,7 +318,7 @@ def scan(files: Files, name: str) -> Iterator[tuple[int, int, bytes]]:
     """
     data = files.read(name, 0, files.size(name))
     stated = name.removesuffix(SUFFIX)
-    if not stated.isdigit() or name != name_of(int(stated)):
+    if not stated.isdecimal() or name != name_of(int(stated)):
         raise DamagedJournalError(name, 0, "the name is not a segment's")
     sequence, offset = int(stated), HEADER_SIZE
     if data[:HEADER_SIZE] != write_header(sequence):

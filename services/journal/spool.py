@@ -29,7 +29,7 @@ from typing import NamedTuple, Self
 
 import structlog
 
-from services.corpus.errors import GroundwireError, Unavailable
+from services.corpus.errors import DataLoss, GroundwireError, Unavailable
 from services.journal.journal import Journal
 from services.journal.ports import Files
 
@@ -352,9 +352,13 @@ def _tell_late(group: Sequence[_Entry]) -> None:
 
 
 def _read(frame: bytes) -> tuple[Kind, int, bytes, bytes]:
-    kind, delivered, length = _HEAD.unpack_from(frame)
+    try:
+        kind, delivered, length = _HEAD.unpack_from(frame)
+        kind = Kind(kind)
+    except (struct.error, ValueError) as error:
+        raise DataLoss("a frame of the spool is none, although its check sum is right") from error
     begin = _HEAD.size + length
-    return Kind(kind), delivered, frame[_HEAD.size : begin], frame[begin:]
+    return kind, delivered, frame[_HEAD.size : begin], frame[begin:]
 
 
 def _note(opened: dict[bytes, list[bytes]], kind: Kind, key: bytes, payload: bytes) -> None:

@@ -8,8 +8,9 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from cli.tables import LEAST, fitted_table, narrowed
-from cli.text import clean, one_line, seconds, shortened, size
+from cli.text import one_line, seconds, shortened, size
 from cli.typewriter import Typewriter
+from services.corpus.cleaning import cleaned
 from tests.fuzz.source import Source
 
 _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -32,7 +33,7 @@ def fuzz(data: bytes) -> None:
     source = Source(data)
     width, height, colour = source.number(120), 1 + source.number(60), source.flag()
     text = source.text()
-    assert not _OBEYED.search(clean(text))
+    assert not _OBEYED.search(cleaned(text))
     line = one_line(text, max(2, width))
     assert not _OBEYED.search(line)
     assert "\n" not in line
