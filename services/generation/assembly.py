@@ -50,7 +50,12 @@ async def assemble(
         process.endpoint_changed("generation", "llm", PoolEvent(what, Endpoint(name), breaker=(old, new)))
 
     generator = Generator(endpoints, time.monotonic, limits, policy=policy, on_breaker=on_breaker)
-    servicer = GenerationServicer(generator, current_caller, most_characters=options.max_passages_chars)
+    servicer = GenerationServicer(
+        generator,
+        current_caller,
+        most_characters=options.max_passages_chars,
+        callers_may_bring_passages=options.callers_may_bring_passages,
+    )
 
     def register(server: grpc.aio.Server) -> None:
         rpc.add_GenerationServiceServicer_to_server(servicer, server)

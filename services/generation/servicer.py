@@ -12,6 +12,7 @@ import grpc
 from groundwire.generation.v1 import generation_service_pb2 as pb
 from groundwire.generation.v1 import generation_service_pb2_grpc
 from interceptors import current
+from services.corpus.errors import PermissionDenied
 from services.corpus.principal import Caller
 from services.generation.completions.wellformed import well_formed
 from services.generation.convert import (
@@ -28,7 +29,11 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
-    """Translates and delegates to the :class:`Generator`."""
+    """Translates and delegates to the :class:`Generator`.
+
+    Passages are those of a service of the mesh, which got them under its caller's rights. Unless
+    ``callers_may_bring_passages``, a caller that brings passages of its own gets PermissionDenied.
+    """
 
     def __init__(
         self,
@@ -36,8 +41,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         caller_of: Callable[[], Caller],
         *,
         most_characters: int = MAX_PASSAGES_CHARS_TOGETHER,
+        callers_may_bring_passages: bool = False,
     ) -> None:
         self._generator = generator
+        self._callers_may_bring_passages = callers_may_bring_passages
         self._most_characters = most_characters
         self._caller_of = caller_of
 
@@ -71,9 +78,14 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         return pb.ListEndpointsResponse(endpoints=[status_to_pb(status) for status in self._generator.list_endpoints()])
 
     def _read(self, request: pb.GenerateRequest) -> GenerationRequest:
+        by_service = bool(self._caller_of().acting_service)
+        if request.passages and not by_service and not self._callers_may_bring_passages:
+            raise PermissionDenied(
+                "passages come from the query service: ask it, or have generation.callers_may_bring_passages set"
+            )
         wanted = parse_request(request, self._most_characters)
-        # Anybody else could put whatever they like on record.
-        if self._caller_of().acting_service:
+        # A caller could put whatever it likes on record.
+        if by_service:
             current_record().query_hmac = request.query_hmac
         return wanted
 

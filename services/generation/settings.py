@@ -82,6 +82,10 @@ class GenerationOptions(Options):
         le=4 * 1024 * 1024,
         description="Characters that the titles and texts of a call's passages may have together; above 50 * ingestion.chunk_max_chars.",
     )
+    callers_may_bring_passages: bool = Field(
+        False,
+        description="Whether callers may have answers written from passages of their own; else only services may.",
+    )
     workers: int = Field(1, ge=1, le=64, description=WORKERS_DESCRIPTION)
 
     @model_validator(mode="after")

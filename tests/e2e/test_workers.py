@@ -108,6 +108,8 @@ def environment_of(data: Path, address: str, audit: str, workers: int, age: floa
         "GROUNDWIRE_ADDRESSES__GENERATION": address,
         "GROUNDWIRE_ADDRESSES__AUDIT": audit,
         "GROUNDWIRE_GENERATION__WORKERS": str(workers),
+        # The test calls it without the services in front.
+        "GROUNDWIRE_GENERATION__CALLERS_MAY_BRING_PASSAGES": "true",
         "GROUNDWIRE_WORKERS__CONNECTION_AGE": str(age),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -36,14 +37,19 @@ REQUEST = pb.GenerateRequest(
 )
 
 
+# A caller, and the service that acts for it.
+ALICE = Caller("acme", "alice")
+QUERY = replace(ALICE, acting_service="query")
+
+
 @asynccontextmanager
 async def serving(
-    tmp_path: Path, endpoints: Sequence[AnswerEndpoint]
+    tmp_path: Path, endpoints: Sequence[AnswerEndpoint], caller: Caller = QUERY
 ) -> AsyncIterator[generation_service_pb2_grpc.GenerationServiceAsyncStub]:
     generator = Generator(endpoints, asyncio.get_running_loop().time)
     server = grpc.aio.server()
     generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
-        GenerationServicer(generator, lambda: Caller("acme", "alice")), server
+        GenerationServicer(generator, lambda: caller), server
     )
     address = f"unix:{tmp_path}/s"
     server.add_insecure_port(address)
@@ -57,6 +63,16 @@ async def serving(
 
 def extractive() -> ExtractiveEndpoint:
     return ExtractiveEndpoint(OverlapCrossEncoder(), budget=None)
+
+
+async def test_callers_bring_no_passages_of_their_own(tmp_path: Path) -> None:
+    """(X1): what they bring was not found under their rights, nor is it bounded by what passages of documents are."""
+    async with serving(tmp_path, [extractive()], ALICE) as stub:
+        with pytest.raises(grpc.aio.AioRpcError, match="generation.callers_may_bring_passages"):
+            await stub.Generate(REQUEST)
+        with pytest.raises(grpc.aio.AioRpcError, match="generation.callers_may_bring_passages"):
+            _ = [event async for event in stub.StreamGenerate(REQUEST)]
+        assert not (await stub.Generate(pb.GenerateRequest(query="How many parking spaces?"))).citations
 
 
 async def test_generate_answers_with_citations(tmp_path: Path) -> None:

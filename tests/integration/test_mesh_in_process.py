@@ -379,11 +379,13 @@ async def test_the_topology_names_every_service(mesh: Mesh) -> None:
         assert (endpoint.address, endpoint.serving) == (mesh.addresses[service.service_name], True)
 
 
-async def test_generation_alone(mesh: Mesh) -> None:
+async def test_generation_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUNDWIRE_GENERATION__CALLERS_MAY_BRING_PASSAGES", "true")
     passages = [generation_pb.Passage(passage_id="x", text="The garage has 38 parking spaces.")]
-    response = await mesh.generation.Generate(
-        generation_pb.GenerateRequest(query="How many parking spaces has the garage?", passages=passages)
-    )
+    async with open_mesh() as mesh:
+        response = await mesh.generation.Generate(
+            generation_pb.GenerateRequest(query="How many parking spaces has the garage?", passages=passages)
+        )
     assert "38" in response.answer
     # Text goes to the endpoint as it came, so that its offsets hold.
     citation = response.citations[0]

@@ -148,7 +148,11 @@ class Services:
         endpoints = [RecordingEndpoint(name, chaos, self.prompted) for name in ("first", "second")]
         generator = Generator(endpoints, clock=lambda: 0.0)
         self.retrieval = RetrievalServicer(retriever, caller_of=lambda: self.caller, digest=digest)
-        channel = Loopback(self.retrieval, GenerationServicer(generator, lambda: self.caller), sent=self.sent)
+        channel = Loopback(
+            self.retrieval,
+            GenerationServicer(generator, lambda: self.caller, callers_may_bring_passages=True),
+            sent=self.sent,
+        )
         answerer = Answerer(
             RetrievalOverGrpc(channel, lambda error: Unavailable(str(error))),  # type: ignore[arg-type] # stands in for one
             GenerationOverGrpc(channel, lambda error: Unavailable(str(error))),  # type: ignore[arg-type] # stands in for one

@@ -41,7 +41,9 @@ class GenerateRequest(_message.Message):
     """HMAC-SHA-256 of the question under the tenant's key, for the audit log; counts from services of the mesh alone."""
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Passage]:
-        """The passages, best first, at most 50. The n-th is cited as "[n]"."""
+        """The passages, best first, at most 50. The n-th is cited as "[n]". Services of the mesh bring them; other callers get
+        PERMISSION_DENIED for theirs, unless the setting generation.callers_may_bring_passages allows them.
+        """
 
     def __init__(
         self,
