@@ -29,7 +29,7 @@ import random
 import statistics
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,9 +95,7 @@ async def load(folder: Path, limit: int | None) -> Corpus:
         for ordinal, passage in enumerate(split.passages):
             key = chunk_id(name, 1, ordinal)
             words[key], of[key] = analyze(f"{title}\n{passage.text}"), name
-            chunks.append(
-                StoredChunk(key, name, 1, ordinal, 0, passage.to_payload(), vector, tuple(words[key]))
-            )
+            chunks.append(StoredChunk(key, name, 1, ordinal, 0, passage.to_payload(), vector, tuple(words[key])))
         await store.upsert_chunks(HERE, chunks)
         if number % 500 == 0:
             _say(f"{number} of {len(rows)} documents are stored")
@@ -141,9 +139,7 @@ def by_order(known: Mapping[str, list[str]], stored: Mapping[str, list[str]]) ->
         {name: pattern(hashes) for name, hashes in stored.items()},
     )
     return {
-        hashed: word
-        for text, chunk in pairs.items()
-        for word, hashed in zip(known[text], stored[chunk], strict=True)
+        hashed: word for text, chunk in pairs.items() for word, hashed in zip(known[text], stored[chunk], strict=True)
     }
 
 
@@ -162,7 +158,8 @@ def by_counts(known: Bags, stored: Bags, pairs: Mapping[str, str]) -> dict[str, 
             for hashed, count in stored[chunk].items():
                 hashes[hashed].append((number, count))
         matched = recognised(
-            {word: tuple(seen) for word, seen in words.items()}, {hashed: tuple(seen) for hashed, seen in hashes.items()}
+            {word: tuple(seen) for word, seen in words.items()},
+            {hashed: tuple(seen) for hashed, seen in hashes.items()},
         )
         found = {hashed: word for word, hashed in matched.items()}
         more = dict(pairs) | recognised(
@@ -178,9 +175,9 @@ def by_counts(known: Bags, stored: Bags, pairs: Mapping[str, str]) -> dict[str, 
         pairs = more
 
 
-def _known_part(bag: Counter[str], names: object, whole: Counter[str] | None = None) -> Hashable:
-    recognised_words = frozenset((word, count) for word, count in bag.items() if word in names)  # type: ignore[operator] # a set of words
-    return profile(bag if whole is None else whole), recognised_words
+def _known_part(bag: Counter[str], names: Collection[str], whole: Counter[str] | None = None) -> Hashable:
+    """The profile of a bag (or of ``whole``, which it is a part of), and how often those of ``names`` come in it."""
+    return profile(whole or bag), frozenset((word, count) for word, count in bag.items() if word in names)
 
 
 def by_frequency(known: Bags, stored: Bags) -> dict[str, str]:
@@ -189,9 +186,7 @@ def by_frequency(known: Bags, stored: Bags) -> dict[str, str]:
     hashes: Counter[str] = Counter()
     for bag in stored.values():
         hashes.update(bag)
-    return {
-        hashed: word for (word, _), (hashed, _) in zip(words.most_common(), hashes.most_common(), strict=False)
-    }
+    return {hashed: word for (word, _), (hashed, _) in zip(words.most_common(), hashes.most_common(), strict=False)}
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------

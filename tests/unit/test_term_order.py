@@ -6,6 +6,7 @@ import json
 import random
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from services.security.rotation import Rotation
 from services.vectorstores.chunk_table import ChunkTable, TermOrder, find_term_order
 from services.vectorstores.indexed import IndexedStore
 from services.vectorstores.memory import MemoryVectorStore
-from services.vectorstores.ports import Partition, StoredChunk
+from services.vectorstores.ports import Partition, StoredChunk, StoreHit
 from services.vectorstores.tantivy_index import TantivyLexicalIndex
 from tests.support.vector_index import DictVectorIndex
 
@@ -76,11 +77,13 @@ class Unsorting(MemoryVectorStore):
         self.sent: list[StoredChunk] = []
         self.asked: list[list[str]] = []
 
-    async def upsert_chunks(self, partition: Partition, chunks: list[StoredChunk]) -> None:  # type: ignore[override] # a list is all that is given
+    async def upsert_chunks(self, partition: Partition, chunks: Sequence[StoredChunk]) -> None:
         self.sent.extend(chunks)
 
-    async def search_lexical(self, partition: Partition, terms: list[str], *rest: object) -> list[object]:  # type: ignore[override] # nothing is found
-        self.asked.append(terms)
+    async def search_lexical(
+        self, partition: Partition, terms: Sequence[str], limit: int, reader_sets: frozenset[int] | None
+    ) -> list[StoreHit]:
+        self.asked.append(list(terms))
         return []
 
 
