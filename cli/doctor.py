@@ -34,6 +34,7 @@ from services.runtime.options import TlsOptions
 from services.runtime.otlp import configured_collector, try_export
 from services.runtime.settings import TOKEN_VARIABLE, ConfigurationError, Settings
 from services.runtime.tls import listening_tls
+from services.vectorstores.chunk_table import find_term_order
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
@@ -66,6 +67,7 @@ async def show_doctor(screen: Screen, options: Globals) -> int:
                 *(asyncio.to_thread(weights, spec.name, settings.models_dir) for spec in _MODELS.values())
             )
             findings += data_directory(settings.data_dir)
+            findings += await asyncio.to_thread(lambda: list(word_order(settings)))
             findings.append(callers(settings))
             findings += await asyncio.gather(*(address(name, settings.address(name), settings.tls) for name in NAMES))
             findings += await asyncio.to_thread(lambda: list(tls(settings)))
@@ -174,6 +176,32 @@ def data_directory(path: Path) -> Iterator[Finding]:
         yield Finding(OK, "Lock", "held by " + ", ".join(f"process {pid} ({name})" for pid, name in holders))
     else:
         yield Finding(OK, "Lock", "free")
+
+
+def word_order(settings: Settings) -> Iterator[Finding]:
+    """Whether the store of this data directory still tells in which order the words of texts came.
+
+    Nothing is said of a store that has nothing yet, or whose words are in clear.
+    """
+    table = settings.data_dir / "store" / "chunks.sqlite3"
+    if not settings.encryption.enabled or not table.is_file():
+        return
+    try:
+        order = find_term_order(table)
+    except GroundwireError as error:
+        yield Finding(WARN, "Words", f"{table} cannot be looked at: {error.message}", "run this as the mesh's own user")
+        return
+    if order.in_text_order == 0:
+        yield Finding(OK, "Words", f"in no order in {plural(order.looked_at, 'passage')} looked at")
+        return
+    yield Finding(
+        WARN,
+        "Words",
+        f"{order.in_text_order:,} of {plural(order.looked_at, 'passage')} looked at keep their keyed words in the order of "
+        "the text, as releases before did",
+        "rewrite them while the mesh runs, with `groundwire keys rotate --all-tenants`; then make a new backup and remove "
+        "those from before",
+    )
 
 
 def lock_holders(lock: Path, locks: Path = Path("/proc/locks")) -> Iterator[tuple[int, str]]:

@@ -29,7 +29,7 @@ from services.corpus.principal import Access, Caller
 from services.corpus.terms import analyze
 from services.ingestion.batch import Draft, Failure, Identified, Outcome, identify, not_reached
 from services.ingestion.media_type import detect_media_type
-from services.ingestion.ownership import may_manage
+from services.ingestion.ownership import may_manage, principal_of
 from services.ingestion.parsed import ChunkLimits, ParseFailure, SplitDocument
 from services.ingestion.ports import Catalog, DocumentParser, Embedder, VectorStore, VersionPlan
 from services.ingestion.store_writer import StoreWriter
@@ -179,11 +179,9 @@ class Ingestor:
         media_type = detect_media_type(draft.media_type, draft.uri, draft.content)
         access = draft.access or collection.default_access or Access(frozenset({caller.user}))
         owner = await self._catalog_call(self._catalog.find_owner(caller.tenant, collection.name, document_id))
-        if owner is not None and not may_manage(caller, owner):
-            # Before anything of the document is opened: neither time nor error may tell more than that it is there.
-            raise _Failed(
-                Failure.PERMISSION_DENIED.value, "This document id belongs to somebody else; choose another one."
-            )
+        if owner is not None and not await self._may_replace(caller, collection.name, document_id, owner):
+            # Before anything of the document is compared: neither time nor error may tell more than that it is there.
+            raise _in_use()
         current = await self._current(caller.tenant, collection.name, document_id) if owner is not None else None
         if current is not None and _same(current, draft, sent.digest, access):
             return Outcome(sent.index, document_id, current.version, current.chunk_count, unchanged=True)
@@ -216,24 +214,40 @@ class Ingestor:
             update_time=now,
         )
         if not await self._catalog_call(self._catalog.activate_version(document)):
-            return await self._overtaken(partition, document, sent.index)
+            return await self._overtaken(caller, partition, document, sent.index)
         await self._remove_older(partition, document_id, plan.version)
         return Outcome(sent.index, document_id, plan.version, len(chunks))
+
+    async def _may_replace(self, caller: Caller, collection: str, document_id: str, owner: str) -> bool:
+        """Whether the caller owns the document, or is an administrator who can read it.
+
+        An owner wrote what is there, and may replace it also when only others read it. An administrator who could replace
+        what they cannot read would own it then, and would learn from the answer whether they guessed its contents.
+        """
+        if owner == principal_of(caller):
+            return True
+        if not may_manage(caller, owner):
+            return False
+        readable = self._catalog.find_readable(caller.tenant, collection, [document_id], caller.principals)
+        return document_id in await self._catalog_call(readable)
 
     async def _current(self, tenant: str, collection: str, document_id: str) -> Document | None:
         found = await self._catalog_call(self._catalog.get_document(tenant, collection, document_id))
         return found if found is not None and found.state is DocumentState.ACTIVE else None
 
-    async def _overtaken(self, partition: Partition, document: Document, index: int) -> Outcome:
+    async def _overtaken(self, caller: Caller, partition: Partition, document: Document, index: int) -> Outcome:
         """Another process activated a later version, or deleted the document, while this version was on its way.
 
-        As if this version had come first: nothing of it may stay behind, above all not after a deletion.
+        As if this version had come first: nothing of it may stay behind, above all not after a deletion. Of a later
+        version that is not the caller's to replace, the answer tells that the id is in use and no more.
         """
         current = await self._current(document.tenant, document.collection, document.document_id)
         shown = current or document
         await self._remove_older(
             partition, document.document_id, current.version if current is not None else document.version + 1
         )
+        if not await self._may_replace(caller, shown.collection, shown.document_id, shown.owner):
+            raise _in_use()
         return Outcome(index, document.document_id, shown.version, shown.chunk_count)
 
     async def _embed(self, document_id: str, plan: VersionPlan, title: str, split: SplitDocument) -> list[StoredChunk]:
@@ -274,6 +288,10 @@ class Ingestor:
 
     async def _catalog_call(self, work: Awaitable[_T]) -> _T:
         return await _answered(work, Failure.STORE_UNAVAILABLE, "The catalog")
+
+
+def _in_use() -> _Failed:
+    return _Failed(Failure.PERMISSION_DENIED.value, "This document id belongs to somebody else; choose another one.")
 
 
 async def _answered(work: Awaitable[_T], failure: Failure, who: str) -> _T:

@@ -10,6 +10,7 @@ def may_manage(caller: Caller, owner: str) -> bool:
     """Whether ``caller`` is ``owner``, such as "user:alice", or an administrator.
 
     Being able to read is not enough: a reader who replaced a document would own it and decide who else may read it.
+    Nor is being an administrator: callers of this check besides that administrators can read the document.
     """
     return owner == principal_of(caller) or is_administrator(caller)
 

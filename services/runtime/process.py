@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
+import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -33,6 +33,7 @@ from services.runtime.status import from_rpc_error
 from services.runtime.telemetry import Telemetry
 from services.runtime.tls import ReloadingTls, open_tls
 from services.security.key_files import shared_secret_file
+from services.security.keyed_terms import SALT_BYTES, salted_hmac
 
 if TYPE_CHECKING:
     # Models, the catalog and what speaks to stores take a third of a process's start: who opens none imports none.
@@ -133,7 +134,8 @@ class Process:
 
         async def digest(tenant: str, query: str) -> bytes:
             if keys is None:
-                return hmac.digest(secret, f"{tenant}\0{query}".encode("utf-8", "surrogatepass"), "sha256")
+                message = f"{tenant}\0{query}".encode("utf-8", "surrogatepass")
+                return salted_hmac(secret, message, secrets.token_bytes(SALT_BYTES))
             try:
                 return await keys.terms.query_hmac(tenant, query)
             except KeysDestroyed:

@@ -48,7 +48,8 @@ class SealedVectorStore:
                         *_place(partition, chunk.document_id, chunk.version, chunk.ordinal),
                         chunk.payload,
                     ),
-                    terms=tuple(self._terms.hash(partition.tenant, chunk.terms)),
+                    # Sorted by hash: the order of the words would tell much more than the words that a chunk shares.
+                    terms=tuple(sorted(self._terms.hash(partition.tenant, chunk.terms))),
                 )
                 for chunk in chunks
             ]
@@ -84,7 +85,7 @@ class SealedVectorStore:
             hashed = await self._terms.hash_query(partition.tenant, terms)
         except KeysShredded:
             return []
-        return await self._inner.search_lexical(partition, hashed, limit, reader_sets)
+        return await self._inner.search_lexical(partition, sorted(hashed), limit, reader_sets)
 
     async def fetch_chunks(self, partition: Partition, chunk_ids: Sequence[str]) -> list[FetchedChunk]:
         """See the port."""

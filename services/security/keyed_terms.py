@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import secrets
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from weakref import WeakKeyDictionary
@@ -24,6 +25,7 @@ _QUERY_BYTES = 24
 _TERMS = "lexical-terms/v1"
 _QUERIES = "query-hashes/v1"
 _AUDITED = "audited-queries/v1"
+SALT_BYTES = 16
 
 
 class KeyedTerms:
@@ -54,9 +56,9 @@ class KeyedTerms:
         return _encode(hmac.digest(key, query.encode("utf-8", "surrogatepass"), "sha256")[:_QUERY_BYTES])
 
     async def query_hmac(self, tenant: str, query: str) -> bytes:
-        """HMAC-SHA256 of ``query`` under a key of the tenant's that serves nothing else: what the audit log keeps."""
+        """What the audit log keeps of ``query``: :func:`salted_hmac` under a key of the tenant's that serves nothing else."""
         key = (await self._keyring.load(tenant)).derive(_AUDITED)
-        return hmac.digest(key, query.encode("utf-8", "surrogatepass"), "sha256")
+        return salted_hmac(key, query.encode("utf-8", "surrogatepass"), secrets.token_bytes(SALT_BYTES))
 
     def _hash(self, keys: TenantKeys, terms: Iterable[str], root: int | None) -> list[str]:
         number = keys.roots[0] if root is None else root
@@ -65,6 +67,14 @@ class KeyedTerms:
         if hasher is None:
             hasher = hashers[number] = lru_cache(self._cached_terms)(_hasher(keys.derive(_TERMS, root=number)))
         return [hasher(term) for term in terms]
+
+
+def salted_hmac(key: bytes, message: bytes, salt: bytes) -> bytes:
+    """``salt`` (16 random bytes) and the first 16 bytes of HMAC-SHA256 of the salt and ``message``; 32 bytes.
+
+    Two of the same message differ, so who lets one be made of a guess cannot compare it with another: that takes the key.
+    """
+    return salt + hmac.digest(key, salt + message, "sha256")[:16]
 
 
 def _hasher(key: bytes) -> Callable[[str], str]:

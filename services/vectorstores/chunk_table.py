@@ -8,11 +8,12 @@ any point leaves nothing that a later delete could miss.
 from __future__ import annotations
 
 import json
+import math
 import queue
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,9 @@ class ChunkTable:
             try:
                 self._writer.execute("PRAGMA synchronous = FULL")  # durable, not merely consistent, after power loss
                 self._writer.execute("PRAGMA secure_delete = ON")  # erased means overwritten, not unlinked
+                self._writer.create_function(
+                    "sorted_terms", 1, lambda text: _terms_to_text(_terms_from_text(text)), deterministic=True
+                )
                 self._prepare(vector_engine)
             except BaseException:
                 self._writer.close()
@@ -123,7 +127,7 @@ class ChunkTable:
                 db.execute(
                     "INSERT INTO contents VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
                     " payload = excluded.payload, terms = excluded.terms",
-                    (row_id, c.payload, json.dumps(c.terms)),
+                    (row_id, c.payload, _terms_to_text(c.terms)),
                 )
 
     def hide(self, partition: Partition, ids: Sequence[str]) -> None:
@@ -163,12 +167,15 @@ class ChunkTable:
                 " WHERE partition = ? AND document_id = ? AND ready",
                 (key, document_id),
             ).fetchall()
-        return [IndexedTerms(chunk_id, reader_set, tuple(json.loads(terms))) for chunk_id, terms in rows]
+        return [IndexedTerms(chunk_id, reader_set, _terms_from_text(terms)) for chunk_id, terms in rows]
 
     def replace_payloads(self, tenant: str, changes: Sequence[PayloadChange]) -> int:
-        """Make the changes whose chunk is ready and has what is expected; return how many."""
+        """Make the changes whose chunk is ready and has what is expected; return how many.
+
+        Their terms are sorted, too: releases before kept them in the order of the text.
+        """
         statement = (
-            "UPDATE contents SET payload = ? WHERE payload = ? AND id ="
+            "UPDATE contents SET payload = ?, terms = sorted_terms(terms) WHERE payload = ? AND id ="
             " (SELECT id FROM chunks WHERE partition = ? AND chunk_id = ? AND ready)"
         )
         with self._transaction() as db:
@@ -246,7 +253,7 @@ class ChunkTable:
                 " ORDER BY chunk_id LIMIT ?",
                 (_key(db, partition), after, document_id, document_id, limit),
             ).fetchall()
-        return [(FetchedChunk(*row), tuple(json.loads(terms))) for *row, terms in rows]
+        return [(FetchedChunk(*row), _terms_from_text(terms)) for *row, terms in rows]
 
     def ids_of_reader_sets(self, partition: Partition, reader_sets: Iterable[int]) -> list[str]:
         """The ids of all ready chunks of these reader sets."""
@@ -342,6 +349,47 @@ class ChunkTable:
         with self._transaction() as db:
             key = _key(db, partition)
             db.executemany(statement, ((key, chunk_id) for chunk_id in ids))
+
+
+@dataclass(frozen=True, slots=True)
+class TermOrder:
+    """Of ``looked_at`` chunks' terms, how many are ``in_text_order``, as releases before kept them."""
+
+    looked_at: int
+    in_text_order: int
+
+
+def find_term_order(path: Path, *, limit: int = 20_000) -> TermOrder:
+    """Look whether the chunk table in ``path`` tells the order of words; another process may have it open.
+
+    All chunks are looked at, or, when there are more than ``limit``, about as many, evenly spread over the table.
+    Raises DataLoss and Unavailable when the file cannot be read.
+    """
+    with _translated(), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        (total,) = db.execute("SELECT count(*) FROM chunks WHERE ready").fetchone()
+        step = max(1, math.ceil(total / limit))
+        # Not by row number modulo the step: a delete may have left only some remainders.
+        rows = db.execute(
+            "SELECT terms FROM contents JOIN"
+            " (SELECT id, row_number() OVER (ORDER BY id) AS place FROM chunks WHERE ready) USING (id)"
+            " WHERE place % ? = 0",
+            (step,),
+        )
+        looked_at = in_text_order = 0
+        for (text,) in rows:
+            terms = json.loads(text)
+            looked_at += 1
+            in_text_order += terms != sorted(terms)
+    return TermOrder(looked_at, in_text_order)
+
+
+def _terms_to_text(terms: Sequence[str]) -> str:
+    return json.dumps(sorted(terms))
+
+
+def _terms_from_text(text: str) -> tuple[str, ...]:
+    """The terms of a row, sorted, also where a release before kept them in the order of the text."""
+    return tuple(sorted(json.loads(text)))
 
 
 def _select_ids(db: sqlite3.Connection, select: str, partition: Partition, ids: Sequence[str]) -> Iterator[Any]:

@@ -49,7 +49,9 @@ class MemoryVectorStore:
             shelf = self._shelves[partition] = _Shelf(dimension)
         for chunk in chunks:
             # A copy: the caller may go on writing to its array.
-            shelf.chunks[chunk.chunk_id] = replace(chunk, vector=np.array(chunk.vector, dtype=np.float32))
+            shelf.chunks[chunk.chunk_id] = replace(
+                chunk, vector=np.array(chunk.vector, dtype=np.float32), terms=tuple(sorted(chunk.terms))
+            )
 
     async def delete_chunks(self, partition: Partition, document_id: str, *, before_version: int | None = None) -> int:
         """Remove a document's chunks, or only those older than ``before_version``; return how many were removed."""

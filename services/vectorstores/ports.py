@@ -42,8 +42,8 @@ class StoredChunk:
     """A chunk on its way into a store.
 
     ``payload`` is opaque to the store. ``vector`` has unit length, shape (dimension,). ``terms`` are the stems
-    (or keyed hashes of stems) in order, repeated as they occur. ``reader_set`` is the catalog's number for the
-    set of principals that may read the document.
+    (or keyed hashes of stems), repeated as they occur; a store keeps them sorted, never in the order of the text.
+    ``reader_set`` is the catalog's number for the set of principals that may read the document.
     """
 
     chunk_id: str
@@ -190,7 +190,7 @@ class PayloadPages(Protocol):
     async def replace_payloads(self, tenant: str, changes: Sequence[PayloadChange]) -> int:
         """Make those changes whose chunk still has what is expected, durably; return how many.
 
-        Nothing else of a chunk changes, and what a search finds neither.
+        What a search finds does not change. Terms that an earlier release kept in the order of the text are sorted.
         """
 
 

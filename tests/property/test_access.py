@@ -36,8 +36,10 @@ from services.corpus.filter import Equals
 from services.corpus.terms import analyze
 from services.generation.generation import Generator
 from services.generation.servicer import GenerationServicer
+from services.ingestion.adapters.parsing.in_process import InProcessParser
 from services.ingestion.eraser import Eraser
 from services.ingestion.erasure import Erasures
+from services.ingestion.ingestion import Ingestor
 from services.ingestion.library import Library
 from services.ingestion.servicer import IngestionServicer
 from services.query.adapters.generation_service import GenerationOverGrpc
@@ -73,6 +75,7 @@ from tests.support.access_world import (
     Entry,
     RecordingEndpoint,
     World,
+    contents,
 )
 from tests.support.loopback import Loopback
 from tests.support.recording import digest
@@ -161,7 +164,8 @@ class Services:
         self.query = QueryServicer(answerer, lambda: self.caller)
         library = Library(catalog, stores[0], EMBEDDER.model)
         erasures = Erasures(catalog, Eraser(catalog, {f"store{n}": store for n, store in enumerate(stores)}))
-        self.ingestion = IngestionServicer(None, library, erasures, lambda: self.caller)  # type: ignore[arg-type] # nothing is taken in
+        ingestor = Ingestor(catalog=catalog, parser=InProcessParser(), embedder=EMBEDDER, store=stores[0])
+        self.ingestion = IngestionServicer(ingestor, library, erasures, lambda: self.caller)
 
     # --- what is looked at ---------------------------------------------------------------------------------------
 
@@ -198,9 +202,9 @@ class Services:
         call = rng.choices(
             [
                 *(self.retrieve, self.stream, self.answer, self.list_documents, self.get_document, self.share),
-                *(self.delete, self.count),
+                *(self.delete, self.count, self.overwrite),
             ],
-            [35, 18, 4, 16, 15, 5, 1, 6],
+            [35, 18, 4, 16, 15, 5, 1, 6, 3],
         )[0]
         try:
             traced: Any = Call(f"/test/{call.__name__}")
@@ -388,6 +392,39 @@ class Services:
             del world.current[key]
         self.tally["deleted" if owns else "kept from a reader"] += 1
 
+    async def overwrite(self) -> None:
+        """Nobody takes in over what is not theirs to replace, and a right guess gets the answer of a wrong one (A5)."""
+        world, rng = self.world, self.rng
+        self.chaos.rate = self.chaos.faults = 0.0
+        key = (self.caller.tenant, rng.choice(COLLECTIONS), self.anybodys_id())
+        known = world.current.get(key)
+        if (
+            known is None
+            or known.owner == self.caller.subject
+            or (known.admits(self.caller) and self.manages(known.owner))
+        ):
+            return
+        guess = core_pb2.Access(readers=sorted(known.readers))
+        sent = ingestion_pb.DocumentInput(
+            document_id=key[2], content=contents(known.texts), title=f"Title {known.secret}", access=guess
+        )
+        sent.uri = f"https://example.org/{known.secret}"
+        sent.metadata["lang"].string_value = known.lang
+        if rng.random() < 0.5:
+            sent.content = b"Something else."
+        before = await world.catalog.get_document(*key)
+        request = ingestion_pb.IngestDocumentsRequest(collection=key[1], documents=[sent])
+        (result,) = (await self.ingestion.IngestDocuments(request, None)).results  # type: ignore[arg-type] # as above
+        assert (result.failure_reason, result.version, result.chunks, result.unchanged) == (
+            ingestion_pb.FAILURE_REASON_PERMISSION_DENIED,
+            0,
+            0,
+            False,
+        )
+        assert "belongs to somebody else" in result.failure_message
+        assert await world.catalog.get_document(*key) == before
+        self.tally["administrators refused" if self.manages(known.owner) else "others refused"] += 1
+
     def manages(self, owner: str) -> bool:
         return owner.removeprefix("user:") == self.caller.subject or "admin:*" in self.caller.permissions
 
@@ -484,12 +521,12 @@ def test_no_caller_sees_a_sign_of_what_they_may_not_read(caplog: pytest.LogCaptu
     for number in range(CASES // PER_WORLD):
         total += asyncio.run(play(random.Random(f"{seed}/{number}"), PER_WORLD, in_memory, caplog))
     print(dict(total))  # noqa: T201 - shown when the test fails
-    calls = ("retrieve", "stream", "answer", "list_documents", "get_document", "share", "delete", "count")
+    calls = ("retrieve", "stream", "answer", "list_documents", "get_document", "share", "delete", "count", "overwrite")
     assert sum(total[name] for name in calls) >= CASES
     # What the test is about did happen, and often.
     for what in ("prompts", "changes in between", "failures in between", "compared with the oracle", "event reset"):
         assert total[what] > CASES / 200, what
-    for what in ("abstention 1", "deleted", "kept from a reader"):
+    for what in ("abstention 1", "deleted", "kept from a reader", "administrators refused", "others refused"):
         assert total[what] > 0, what
 
 

@@ -7,6 +7,7 @@ whatever leaves a service can be searched for secrets, and each one that is foun
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -70,6 +71,11 @@ class Entry:
             or (reader.startswith("group:") and reader.removeprefix("group:") in caller.groups)
             for reader in self.readers
         )
+
+
+def contents(texts: Sequence[str]) -> bytes:
+    """The file that a document was taken in from."""
+    return "\n\n".join(texts).encode()
 
 
 class Chaos:
@@ -326,7 +332,7 @@ class World:
             access=Access(readers),
             owner=f"user:{owner}",
             state=DocumentState.ACTIVE,
-            content_sha256="",
+            content_sha256=hashlib.sha256(contents(texts)).hexdigest(),
             chunk_count=len(texts),
             create_time=NOW,
             update_time=NOW,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import inspect
 from collections.abc import Sequence
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -29,6 +31,10 @@ from services.runtime.auditing.effects import Effects
 from services.runtime.auditing.record import CallRecord, Policy, current_record
 from services.runtime.auditing.recorder import Recorder
 from services.runtime.auditing.security_events import SecurityEvents
+from services.runtime.options import EncryptionOptions
+from services.runtime.process import Process
+from services.runtime.settings import Settings
+from services.security.keyed_terms import salted_hmac
 from services.security.sealed import Place, Refusal, RefusedBecause
 from tests.support.recording import MemoryKeeper, memory_recorder
 from tests.support.serving import until
@@ -515,3 +521,27 @@ async def test_a_refused_value_is_on_record() -> None:
     assert (event.tenant, event.principal, event.decision) == ("acme", "user:alice", pb.DECISION_DENIED)
     assert (event.reason, list(event.denied_document_ids)) == ("SEALED_VALUE_REFUSED: moved", ["d"])
     convert.read_event(event)
+
+
+# --- what is kept of a query --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+async def test_nobody_compares_a_guess_with_what_the_log_keeps_of_a_query(tmp_path: Path, encrypted: bool) -> None:
+    """Somebody who reads the log and may ask lets the mesh hash their guess, and the same query looks different (A6)."""
+    process = Process()
+    digest = await process.query_digest(Settings(data_dir=tmp_path, encryption=EncryptionOptions(enabled=encrypted)))
+    kept = [await digest("acme", "salaries of 2026") for _ in range(50)]
+    assert {len(one) for one in kept} == {32}
+    # Neither half tells: the salts differ, and what is under them.
+    assert len({one[:16] for one in kept}) == len({one[16:] for one in kept}) == 50
+    await process.close()
+
+
+def test_who_has_the_key_can_tell_whether_a_query_was_asked() -> None:
+    """The salt stands in front, so that the hash can be made again (A6)."""
+    kept = salted_hmac(b"key", b"a query", b"s" * 16)
+    assert salted_hmac(b"key", b"a query", kept[:16]) == kept
+    assert salted_hmac(b"key", b"another", kept[:16]) != kept
+    assert salted_hmac(b"other", b"a query", kept[:16]) != kept
+    assert kept[16:] == hmac.digest(b"key", b"s" * 16 + b"a query", "sha256")[:16]

@@ -341,9 +341,61 @@ async def test_somebody_elses_document_cannot_be_replaced(access: Access | None)
     assert (document.owner, document.version) == ("user:alice", 1)
 
 
-async def test_an_administrator_may_replace_and_a_deleted_id_is_free() -> None:
+@pytest.mark.parametrize("guess", [LONG, b"Something else."], ids=["the same contents", "others"])
+@pytest.mark.parametrize("caller", [ADMIN, BOB], ids=["an administrator", "a stranger"])
+async def test_replacing_what_one_cannot_read_tells_that_the_id_is_in_use_and_no_more(
+    caller: Caller, guess: bytes
+) -> None:
+    """An administrator's guess of contents, readers and metadata gets the answer that a stranger's wrong one gets (A5)."""
+    access = Access(frozenset({"group:board"}))
+    secret = Draft(LONG, document_id="a", access=access, metadata={"lang": "en"})
     world = World()
-    await world.ingest(Draft(LONG, document_id="a"))
+    await world.ingest(secret)
+    before = await world.document("a")
+    (refused,) = await world.ingest(replace(secret, content=guess), caller=caller)
+    expected = Outcome(
+        0,
+        "a",
+        reason="permission_denied",
+        message="This document id belongs to somebody else; choose another one.",
+    )
+    assert (refused, await world.document("a")) == (expected, before)
+    assert world.faults.log.count("plan_version") == 1, "not even a version number was taken"
+
+
+async def test_whoever_takes_in_for_others_may_replace_what_they_took_in() -> None:
+    """An owner who is not among the readers wrote what is there, and learns nothing from replacing it (A5)."""
+    world, access = World(), Access(frozenset({"group:hr"}))
+    draft = Draft(LONG, document_id="a", access=access)
+    await world.ingest(draft)
+    (again,) = await world.ingest(draft)
+    assert (again.unchanged, again.version) == (True, 1)
+    (changed,) = await world.ingest(replace(draft, content=b"Newer."))
+    assert (changed.reason, changed.version) == (None, 2)
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_of_a_version_that_came_first_only_those_learn_who_may_replace_it(readable: bool) -> None:
+    """Overtaken by somebody else's document: its version and chunks are nobody else's to know (A5)."""
+    world = World()
+    access = EVERYBODY if readable else Access(frozenset({"group:board"}))
+    owned = world.faults.hold("activate_version")
+    mine = asyncio.create_task(world.ingest(Draft(b"Mine.", document_id="a"), caller=ADMIN))
+    await until(lambda: "activate_version" in world.faults.held)
+    world.faults.let_pass("activate_version")
+    other = Ingestor(catalog=world.catalog, parser=world.parser, embedder=world.embedder, store=world.store)
+    (theirs,) = await other.ingest(ALICE, await world.collection(), [Draft(LONG, document_id="a", access=access)])
+    owned.set()
+    (outcome,) = await mine
+    if readable:
+        assert (outcome.reason, outcome.version, outcome.chunks) == (None, theirs.version, theirs.chunks)
+    else:
+        assert (outcome.reason, outcome.version, outcome.chunks) == ("permission_denied", 0, 0)
+
+
+async def test_an_administrator_who_can_read_it_may_replace_and_a_deleted_id_is_free() -> None:
+    world = World()
+    await world.ingest(Draft(LONG, document_id="a", access=Access(frozenset({"user:alice", "user:root"}))))
     assert fates(await world.ingest(Draft(b"By root.", document_id="a"), caller=ADMIN)) == [None]
     await world.catalog.mark_deleted(TENANT, "default", "a")
     (outcome,) = await world.ingest(Draft(b"By Bob.", document_id="a"), caller=BOB)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -692,6 +693,16 @@ async def test_list_stores_asks_all_and_hides_none() -> None:
     assert (good.engine, good.dense, good.lexical, good.healthy, good.chunk_count) == ("memory", True, True, True, 2)
     assert (mute.name, mute.healthy, mute.error) == ("mute", False, "no answer in time")
     assert (uncountable.name, uncountable.healthy, uncountable.error) == ("uncountable", False, "the store failed")
+
+
+async def test_an_operator_sees_how_much_a_store_holds_and_the_access_page_says_so() -> None:
+    """The count is of everything that the tenant has there, also of what the operator may not read (A4)."""
+    world = World({"main": StoreProxy()})
+    await world.add("secret", "alpha", "beta", readers=["group:board"])
+    (main,) = await world.retriever().list_stores(Caller(TENANT, "operator"))
+    assert main.chunk_count == 2
+    page = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    assert "`ListStores.chunk_count` counts" in page.partition("### What can still be told")[2]
 
 
 async def test_list_stores_tells_how_calls_to_a_store_went() -> None:
