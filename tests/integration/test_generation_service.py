@@ -68,9 +68,9 @@ def extractive() -> ExtractiveEndpoint:
 async def test_callers_bring_no_passages_of_their_own(tmp_path: Path) -> None:
     """(X1): what they bring was not found under their rights, nor is it bounded by what passages of documents are."""
     async with serving(tmp_path, [extractive()], ALICE) as stub:
-        with pytest.raises(grpc.aio.AioRpcError, match="generation.callers_may_bring_passages"):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"generation\.callers_may_bring_passages"):
             await stub.Generate(REQUEST)
-        with pytest.raises(grpc.aio.AioRpcError, match="generation.callers_may_bring_passages"):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"generation\.callers_may_bring_passages"):
             _ = [event async for event in stub.StreamGenerate(REQUEST)]
         assert not (await stub.Generate(pb.GenerateRequest(query="How many parking spaces?"))).citations
 
