@@ -396,14 +396,17 @@ class Services:
         """Nobody takes in over what is not theirs to replace, and a right guess gets the answer of a wrong one (A5)."""
         world, rng = self.world, self.rng
         self.chaos.rate = self.chaos.faults = 0.0
-        key = (self.caller.tenant, rng.choice(COLLECTIONS), self.anybodys_id())
-        known = world.current.get(key)
-        if (
-            known is None
-            or known.owner == self.caller.subject
-            or (known.admits(self.caller) and self.manages(known.owner))
-        ):
+        others = [
+            entry
+            for entry in world.current.values()
+            if entry.tenant == self.caller.tenant
+            and entry.owner != self.caller.subject
+            and not (entry.admits(self.caller) and self.manages(entry.owner))
+        ]
+        if not others:
             return
+        known = rng.choice(others)
+        key = (known.tenant, known.collection, known.document_id)
         guess = core_pb2.Access(readers=sorted(known.readers))
         sent = ingestion_pb.DocumentInput(
             document_id=key[2], content=contents(known.texts), title=f"Title {known.secret}", access=guess
