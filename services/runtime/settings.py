@@ -242,3 +242,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: is not valid TOML: {error}") from None
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: is not valid TOML: byte {error.start} is not UTF-8") from None
+    except (ValueError, RecursionError):
+        # What Python's reader does not say as a fault of the file.
+        raise ConfigurationError(
+            f"{path}: is not valid TOML: a number is too long, or values are nested too deep"
+        ) from None

@@ -156,3 +156,11 @@ def test_what_must_have_a_form_says_which() -> None:
                     assert all(variant.get("description") for variant in variants if "pattern" in variant) or field.get(
                         "description"
                     ), name
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 5000], ids=["long number", "deep list"])
+def test_what_the_reader_of_toml_fails_on_is_a_wrong_file(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "groundwire.toml"
+    path.write_text(f"[drain]\ngrace = {value}\n")
+    with pytest.raises(ConfigurationError, match="is not valid TOML"):
+        load(Settings, path)
