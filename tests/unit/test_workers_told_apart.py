@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 from rich.console import Console
 
@@ -56,7 +57,8 @@ async def test_spans_say_which_process_made_them(monkeypatch: pytest.MonkeyPatch
 def instance(process: Telemetry, service: str) -> object:
     tracer = process.tracer(service)
     assert tracer is not None
-    span = tracer.start_span("x")
+    # In a context of its own: another test may have left the one of a call behind.
+    span = tracer.start_span("x", context=Context())
     assert isinstance(span, ReadableSpan)
     return span.resource.attributes["service.instance.id"]
 
