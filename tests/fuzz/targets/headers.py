@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import re
 from typing import Any
 
@@ -36,7 +37,8 @@ def fuzz(data: bytes) -> None:
     """See the module."""
     source = Source(data)
     traceparent, authorization, number = source.text(), source.text(), source.text()
-    span = ServerSpan(_TRACER, "service/Method", traceparent)
+    # It makes itself the current span: in a context of its own, or all that comes after would be within it.
+    span = contextvars.copy_context().run(ServerSpan, _TRACER, "service/Method", traceparent)
     context = span.get_span_context()
     assert context.is_valid
     span.finish("request", "OK")
